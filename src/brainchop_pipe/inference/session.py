@@ -1,0 +1,224 @@
+"""The only user of onnxruntime: providers, what ran against what was asked, cached sessions."""
+
+import json
+import logging
+import os
+import sys
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from brainchop_pipe.errors import ModelError, ProviderError
+
+logger = logging.getLogger(__name__)
+
+Device = Literal["auto", "cpu", "cuda", "tensorrt", "migraphx", "openvino", "coreml"]
+DEVICES: tuple[Device, ...] = get_args(Device)
+
+_PROVIDERS: dict[str, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+}
+
+# What "auto" tries, best first. TensorRT builds an engine for minutes at each new shape,
+# CoreML has no 3-D convolution: both only by name.
+_PREFERENCE: tuple[Device, ...] = ("cuda", "migraphx", "openvino", "cpu")
+
+# float32 means float32: both providers would take a shorter type by themselves.
+_OPTIONS: dict[str, dict[str, str]] = {
+    "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
+    "openvino": {
+        "device_type": "CPU",
+        "load_config": json.dumps({"CPU": {"INFERENCE_PRECISION_HINT": "f32"}}),
+    },
+}
+
+# Sessions of MeshNets hold under a megabyte of weights; the limit is for other models.
+_CACHE_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where a model ran, against where it was asked to run.
+
+    Parameters
+    ----------
+    requested : str
+        A device's name, or "auto".
+    provider : str
+        onnxruntime's name of the execution provider that ran.
+    fallbacks : tuple of str
+        Why each better provider that is installed did not run; usually empty.
+    threads : int
+        Of the CPU provider, within one operator.
+    """
+
+    requested: Device
+    provider: str
+    fallbacks: tuple[str, ...]
+    threads: int
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """A model that is ready to run."""
+
+    execution: Execution
+    _session: Any
+
+    def run(self, volume: np.ndarray) -> np.ndarray:
+        """Run the model.
+
+        Parameters
+        ----------
+        volume : float32, shape (1, channels, D, H, W)
+
+        Returns
+        -------
+        float32, shape (1, classes, D, H, W)
+
+        Raises
+        ------
+        ProviderError
+            The provider failed, for want of memory for example.
+        """
+        ort = load_onnxruntime()
+        options = ort.RunOptions()
+        if self.execution.provider == _PROVIDERS["cpu"]:
+            # Gives the gigabytes of the arena back before the next stage needs them.
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        name = self._session.get_inputs()[0].name
+        try:
+            return np.asarray(self._session.run(None, {name: volume}, options)[0])
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises bare and private types
+            raise ProviderError(
+                f"{self.execution.provider} failed on a volume of shape {volume.shape}: {error}"
+            ) from error
+
+
+_sessions: OrderedDict[tuple[str, Device, int], Session] = OrderedDict()
+
+
+def open_session(model: bytes, digest: str, device: Device = "auto", threads: int = 1) -> Session:
+    """Get a model ready on a device; a second call in the same process returns the same session.
+
+    Parameters
+    ----------
+    model : bytes
+        ONNX file. As bytes it cannot pull in other files.
+    digest : str
+        SHA-256 of `model`; with `device` and `threads` the key of the cache.
+    device : str
+        "auto" takes the first provider that works, by preference, and records why
+        better ones did not. A name is strict: that provider runs all, or it is an error.
+    threads : int
+        For the CPU provider.
+
+    Raises
+    ------
+    ProviderError
+        The device is not installed, or cannot run this model.
+    ModelError
+        onnxruntime does not take the file.
+    """
+    key = (digest, device, threads)
+    if key not in _sessions:
+        _sessions[key] = _create(model, device, threads)
+        while len(_sessions) > _CACHE_SIZE:
+            _sessions.popitem(last=False)
+    _sessions.move_to_end(key)
+    return _sessions[key]
+
+
+def replace_with_cpu(session: Session, model: bytes, digest: str, reason: str) -> Session:
+    """Drop a session whose provider failed in mid-run, and open one on the CPU that says so."""
+    execution = session.execution
+    cpu = _start(model, "cpu", execution.threads, strict=False)
+    fallbacks = (*execution.fallbacks, reason)
+    replaced = Session(Execution(execution.requested, _PROVIDERS["cpu"], fallbacks, execution.threads), cpu)
+    _sessions[(digest, execution.requested, execution.threads)] = replaced
+    return replaced
+
+
+def available_devices() -> tuple[Device, ...]:
+    """Devices whose providers the installed onnxruntime contains; they may still fail to run."""
+    installed = load_onnxruntime().get_available_providers()
+    return tuple(d for d in DEVICES if d != "auto" and _PROVIDERS[d] in installed)
+
+
+@cache
+def load_onnxruntime() -> ModuleType:
+    """Import onnxruntime with its uploader off; Linux wheels from 1.29 on have one that is on."""
+    if "onnxruntime" in sys.modules and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
+        logger.warning(
+            "onnxruntime was imported before brainchop_pipe could set ORT_DISABLE_TELEMETRY=1; "
+            "set it in the environment to keep its telemetry off"
+        )
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    return onnxruntime
+
+
+def _create(model: bytes, device: Device, threads: int) -> Session:
+    if device != "auto":
+        return _create_strict(model, device, threads)
+    fallbacks: list[str] = []
+    available = available_devices()
+    for candidate in _PREFERENCE:
+        if candidate not in available:
+            continue
+        try:
+            session = _start(model, candidate, threads, strict=False)
+        except ProviderError as error:
+            fallbacks.append(str(error))
+            continue
+        ran = session.get_providers()[0]
+        if ran == _PROVIDERS[candidate]:
+            return Session(Execution(device, ran, tuple(fallbacks), threads), session)
+        fallbacks.append(f"{_PROVIDERS[candidate]} is installed but did not start; {ran} was given instead")
+    raise ProviderError(f"no execution provider runs this model: {'; '.join(fallbacks) or 'none installed'}")
+
+
+def _create_strict(model: bytes, device: Device, threads: int) -> Session:
+    available = available_devices()
+    if device not in available:
+        raise ProviderError(
+            f"device {device!r} was asked for, but this onnxruntime has only {', '.join(available)}; "
+            "install the onnxruntime wheel for it, or use --device auto"
+        )
+    session = _start(model, device, threads, strict=device != "cpu")
+    ran = session.get_providers()[0]
+    if ran != _PROVIDERS[device]:
+        raise ProviderError(
+            f"device {device!r} was asked for, but onnxruntime gave {ran}; "
+            "check the driver and its libraries, or use --device auto"
+        )
+    return Session(Execution(device, ran, (), threads), session)
+
+
+def _start(model: bytes, device: Device, threads: int, *, strict: bool) -> Any:
+    """Create an onnxruntime session whose provider list is named."""
+    ort = load_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if strict:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        return ort.InferenceSession(
+            model, options, providers=[(_PROVIDERS[device], _OPTIONS.get(device, {}))]
+        )
+    except Exception as error:
+        if device == "cpu":
+            raise ModelError(f"onnxruntime does not take the model: {error}") from error
+        raise ProviderError(f"{_PROVIDERS[device]} cannot run the model: {error}") from error

@@ -1,0 +1,62 @@
+"""Files that are either whole or not there, and the digests that prove what they are."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# A killed run leaves files of this ending behind; `remove_leftovers` knows them by it.
+_TEMPORARY_SUFFIX = ".brainchop-tmp"
+
+
+def sha256_of_bytes(content: bytes) -> str:
+    """Give the SHA-256 of bytes, 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Give the SHA-256 of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """Give a name in the folder of `path` to write to; whatever is there at the end is removed.
+
+    The caller moves the file to `path` with ``os.replace`` when it is whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a kill at any moment leaves the old content or the new, never a part."""
+    with temporary_beside(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def write_if_changed(path: Path, content: bytes) -> None:
+    """Write a file whole, unless it holds just this content already."""
+    try:
+        if path.read_bytes() == content:
+            return
+    except FileNotFoundError:
+        pass
+    write_whole(path, content)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed runs left in a folder; the caller holds the lock of that folder's owner."""
+    for path in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,57 @@
+"""The models that a name can mean: the cards that the package ships, and a user's own."""
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from brainchop_pipe.errors import UsageError
+from brainchop_pipe.inference.card import ModelCard, read_card
+
+
+@dataclass(frozen=True)
+class Model:
+    """A card and the folder that it stands in."""
+
+    card: ModelCard
+    folder: Path
+
+
+def shipped_models() -> dict[str, Model]:
+    """Read the cards that the package ships, by name, in alphabetical order."""
+    folder = Path(str(resources.files("brainchop_pipe.models")))
+    models = (Model(read_card(path), folder) for path in sorted(folder.glob("*.json")))
+    return {model.card.name: model for model in models}
+
+
+def find_model(name: str) -> Model:
+    """Find a model by the name of a shipped card, or by the path of any card.
+
+    Parameters
+    ----------
+    name : str
+        A path where it ends in ``.json``.
+
+    Raises
+    ------
+    UsageError
+        No card has this name; the message lists those there are.
+    """
+    if name.endswith(".json"):
+        path = Path(name)
+        return Model(read_card(path), path.parent)
+    models = shipped_models()
+    if name not in models:
+        raise UsageError(
+            f"there is no model {name!r}; there are {', '.join(models)}, or the path of a card (.json)"
+        )
+    return models[name]
+
+
+def find_models(names: tuple[str, ...]) -> tuple[Model, ...]:
+    """Find several models, and refuse two that would write the same files."""
+    models = tuple(find_model(name) for name in dict.fromkeys(names))
+    labels = [model.card.bids_label for model in models]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UsageError(f"two of the models have the bids_label {label!r}; give one of them another")
+    return models
