@@ -83,7 +83,9 @@ class Image:
     notes: tuple[str, ...] = ()
 
 
-def read_image(path: Path, prefer_affine: AffineChoice | None = None) -> Image:
+def read_image(
+    path: Path, prefer_affine: AffineChoice | None = None, *, allow_constant: bool = False
+) -> Image:
     """Read a head, and refuse what cannot be segmented rightly.
 
     Parameters
@@ -94,6 +96,8 @@ def read_image(path: Path, prefer_affine: AffineChoice | None = None) -> Image:
     prefer_affine : {"sform", "qform"} or None
         Which of the two to believe where they contradict each other. None: the
         sform, as nibabel does, unless they are more than 3 mm apart.
+    allow_constant : bool
+        Take an image of one value: an empty label map is no fault.
 
     Raises
     ------
@@ -109,12 +113,12 @@ def read_image(path: Path, prefer_affine: AffineChoice | None = None) -> Image:
     with _explained(path):
         image = nib.load(path)
         _check_voxel_type(path.name, image)
-        _check_shape(path.name, image.shape)
+        _check_shape(path.name, tuple(int(n) for n in image.shape))
         _check_spacing(path, image)
         affine, placement, notes = _place(path.name, image, prefer_affine)
         grid = _grid(path.name, image.shape[:3], affine)
         voxels = _read_voxels(image).reshape(image.shape[:3])
-    _check_values(path.name, voxels)
+    _check_values(path.name, voxels, allow_constant)
     return Image(Volume(voxels, grid), placement, (*notes, *_note_extent(grid)))
 
 
@@ -317,7 +321,7 @@ def _read_voxels(image: Any) -> np.ndarray:
     return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
 
 
-def _check_values(name: str, voxels: np.ndarray) -> None:
+def _check_values(name: str, voxels: np.ndarray, allow_constant: bool) -> None:
     if voxels.dtype.kind == "f":
         bad = voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
         if bad:
@@ -326,6 +330,6 @@ def _check_values(name: str, voxels: np.ndarray) -> None:
                 "for example"
             )
     low, high = voxels.min(), voxels.max()
-    if low == high:
+    if low == high and not allow_constant:
         what = "all zero" if low == 0 else f"constant (every voxel is {low})"
         raise InputError(f"{name} is {what}; there is no head to segment, so convert or copy it again")

@@ -18,9 +18,9 @@ from brainchop_pipe.errors import InputError
 
 LabelInterpolation = Literal["linear", "nearest"]
 
-# An adult head is shorter than this from the vertex to the chin; what lies lower is neck,
-# which may be cut.
-_HEAD_HEIGHT_MM = 200.0
+# Cerebellum and brain stem end within this distance below the vertex (about 150 mm in an
+# adult); what lies lower is face and neck, which may be cut.
+_BRAIN_HEIGHT_MM = 170.0
 
 # Where the field of view is too large for the box, the head is looked for on a lattice of
 # about this spacing, above this share of the bright end of the histogram.
@@ -130,7 +130,7 @@ def _fit_box(image: Volume) -> tuple[tuple[int, int, int], tuple[str, ...]]:
     head_low, head_high = _head_bounds_mm(image)
     box_low, box_high = conformed_grid(image.grid).world_bounds_mm
     needed_low = head_low.copy()
-    needed_low[2] = max(head_low[2], head_high[2] - _HEAD_HEIGHT_MM)
+    needed_low[2] = max(head_low[2], head_high[2] - _BRAIN_HEIGHT_MM)
     x, y, z = (
         _shift_along_axis(needed_low[axis], head_high[axis], box_low[axis], box_high[axis])
         for axis in range(3)

@@ -123,9 +123,9 @@ class Output(_Part):
             raise ValueError("a tissue model needs a label with tissue 'GM' and one with 'WM'")
         return self
 
-    def index_of(self, tissue: Tissue) -> int | None:
-        """Index of the class that is a tissue, or None."""
-        return next((label.index for label in self.labels if label.tissue == tissue), None)
+    def index_of(self, tissue: Tissue) -> int:
+        """Index of the class that is a tissue; every tissue model has grey and white matter."""
+        return next(label.index for label in self.labels if label.tissue == tissue)
 
 
 class PostFilter(_Part):

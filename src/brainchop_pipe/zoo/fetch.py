@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +105,8 @@ class ModelStore:
         # Imported here: pooch brings requests, and a run from a full cache needs neither.
         import pooch
 
+        # It would announce each file on standard error; what is said is said by the command.
+        pooch.get_logger().setLevel(logging.WARNING)
         base = (self.mirror or card.weights.base_url or "").rstrip("/")
         downloads = self.cache / "downloads" / card.name
         try:

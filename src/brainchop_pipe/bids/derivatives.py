@@ -1,0 +1,219 @@
+"""What is written for an image: which files, under which names, with which metadata.
+
+The bare names (``desc-brain_mask``, ``dseg``, ``label-*_probseg``) are those that
+sMRIPrep and fMRIPrep take for the truth about a T1w image. They are written all or
+none, by a mask model that includes CSF and a tissue model together; every other
+result has the model's name in its own.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+from urllib.parse import quote
+
+from brainchop_pipe.bids.names import Source
+from brainchop_pipe.errors import UsageError
+from brainchop_pipe.storage import write_if_changed
+from brainchop_pipe.zoo.catalog import Model
+
+BIDS_VERSION = "1.11.1"
+
+Content = Literal["mask", "dseg", "GM", "WM", "CSF", "segmentation"]
+
+# Of the trusted set: index, name, abbreviation, colour. The numbers are BIDS's and sMRIPrep's.
+_TISSUES = (
+    (0, "Background", "BG", "#000000"),
+    (1, "Grey matter", "GM", "#CD3E4E"),
+    (2, "White matter", "WM", "#F5F5F5"),
+    (3, "Cerebrospinal fluid", "CSF", "#3CB4E6"),
+)
+
+_TABLE_HEAD = ("index", "name", "abbreviation", "color", "freesurfer")
+
+# BIDS inheritance hands the first two to each label map, whose own sidecar overrides them.
+_TABLE_METADATA = {
+    "Description": "Labels and their colours",
+    "SpatialReference": "orig",
+    "freesurfer": {
+        "Description": "Index in FreeSurfer's colour table; left and right for a class of both sides"
+    },
+}
+
+_README = """\
+# Brain segmentations by brainchop_pipe
+
+Each image of the raw dataset (`DatasetLinks` in `dataset_description.json`) has its
+label maps in the folder of the same name, on its own grid. Voxels are in the order
+nearest to RAS+ unless the sidecar's `OutputOrientation` says "native".
+
+- `*_desc-brain_mask.nii.gz`: brain with the cerebrospinal fluid around it, 0 or 1
+- `*_dseg.nii.gz`: 1 = grey matter, 2 = white matter, 3 = cerebrospinal fluid
+- `*_label-{GM,WM,CSF}_probseg.nii.gz`: probabilities of these, 0 to 1
+- `*_seg-NAME_desc-*_dseg.nii.gz`: label map of the model NAME; labels in `seg-NAME_dseg.tsv`
+- `phenotype/brainchop_volumes.tsv`: all volumes, after the group level
+
+Not for clinical use. How a file was made (input, model, versions, parameters,
+digests) stands in its sidecar under `Provenance`.
+"""
+
+
+@dataclass(frozen=True)
+class Product:
+    """Files that belong together: written, skipped and redone as one.
+
+    Parameters
+    ----------
+    models : tuple of Model
+        Mask model and tissue model, or the one model of a segmentation.
+    """
+
+    models: tuple[Model, ...]
+
+    @property
+    def is_tissue_set(self) -> bool:
+        """Whether these are the bare names."""
+        return len(self.models) == 2
+
+    def files(self, source: Source) -> dict[Content, PurePosixPath]:
+        """Images of this product for a source, by content, below the output folder."""
+        if not self.is_tissue_set:
+            card = self.models[0].card
+            name = source.derivative("dseg", ".nii.gz", seg=card.bids_label, desc=card.output.description)
+            return {"segmentation": name}
+        tissues: tuple[Literal["GM", "WM", "CSF"], ...] = ("GM", "WM", "CSF")
+        return {
+            "mask": source.derivative("mask", ".nii.gz", desc="brain"),
+            "dseg": source.derivative("dseg", ".nii.gz"),
+            **{t: source.derivative("probseg", ".nii.gz", label=t) for t in tissues},
+        }
+
+
+def plan_products(models: tuple[Model, ...], tissue_model: str | None) -> tuple[Product, ...]:
+    """Decide which models write the trusted tissue set together, and which write for themselves.
+
+    Parameters
+    ----------
+    models : tuple of Model
+        Those that may run on the image.
+    tissue_model : str or None
+        Name of the one that owns the tissue set; None: the first that can.
+    """
+    mask = next((m for m in models if m.card.output.role == "mask" and m.card.output.includes_csf), None)
+    tissue = next(
+        (
+            m
+            for m in models
+            if m.card.output.role == "tissue" and tissue_model in (None, m.card.name, m.card.bids_label)
+        ),
+        None,
+    )
+    if mask is None or tissue is None:
+        return tuple(Product((m,)) for m in models)
+    others = (m for m in models if m not in (mask, tissue))
+    return (Product((mask, tissue)), *(Product((m,)) for m in others))
+
+
+def check_tissue_model(models: tuple[Model, ...], tissue_model: str | None) -> None:
+    """Refuse an owner of the tissue set that cannot be one.
+
+    Raises
+    ------
+    UsageError
+        The model is not among those of the run, is no tissue model, or has no mask
+        model beside it.
+    """
+    if tissue_model is None:
+        return
+    if not any(p.is_tissue_set for p in plan_products(models, tissue_model)):
+        tissues = [m.card.name for m in models if m.card.output.role == "tissue"]
+        raise UsageError(
+            f"--tissue-model {tissue_model} cannot own the tissue maps: it must be one of the run's tissue "
+            f"models ({', '.join(tissues) or 'none'}), with a mask model that includes CSF (mindgrab) beside it"
+        )
+
+
+def sidecar_metadata(content: Content, source: Source, product: Product) -> dict[str, Any]:
+    """Give the BIDS keys of a derivative's sidecar."""
+    metadata: dict[str, Any] = {"Sources": [source.uri], "SpatialReference": source.uri}
+    if content == "mask":
+        metadata["Type"] = "Brain"
+        metadata["Description"] = "Brain with the cerebrospinal fluid around it"
+    elif content in ("GM", "WM", "CSF"):
+        metadata["Description"] = f"Probability of {content} within the brain mask, 0 to 1"
+    elif content == "dseg":
+        metadata["Manual"] = False
+        metadata["Description"] = "Tissue with the largest probability: 1 = GM, 2 = WM, 3 = CSF"
+    else:
+        metadata["Manual"] = False
+        metadata["Description"] = product.models[0].card.title
+    return metadata
+
+
+def write_dataset_files(output_dir: Path, bids_dir: Path | None, models: tuple[Model, ...], code: Any) -> None:
+    """Write what stands once at the root: description, label tables, what validators should pass over.
+
+    Parameters
+    ----------
+    output_dir : Path
+    bids_dir : Path or None
+        None for images that are in no dataset: then there are only label tables.
+    models : tuple of Model
+    code : mapping
+        Entry of ``GeneratedBy`` for this program.
+    """
+    for product in (*plan_products(models, None), *(Product((m,)) for m in models)):
+        _write_label_table(output_dir, product)
+    if bids_dir is None:
+        return
+    raw_description = _raw_description(bids_dir)
+    raw = quote(os.path.relpath(bids_dir.resolve(), output_dir.resolve()))
+    description = {
+        "Name": f"brainchop_pipe segmentations of {raw_description.get('Name', 'a dataset without a name')}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "Authors": [*raw_description.get("Authors", []), "The brainchop_pipe developers"],
+        "GeneratedBy": [code],
+        "DatasetLinks": {"raw": raw},
+        "SourceDatasets": [{"URL": raw}],
+    }
+    write_if_changed(output_dir / "dataset_description.json", json_bytes(description))
+    write_if_changed(output_dir / "README.md", _README.encode())
+
+
+def json_bytes(content: Any) -> bytes:
+    """Give JSON for people: indented, in the order of insertion, with a final line feed."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _write_label_table(output_dir: Path, product: Product) -> None:
+    """Write the table of a product's labels to the root, where BIDS inheritance finds it."""
+    card = product.models[-1].card
+    if product.is_tissue_set:
+        name = "dseg"
+        rows = [(str(index), title, short, color, "n/a") for index, title, short, color in _TISSUES]
+    else:
+        name = f"seg-{card.bids_label}_dseg"
+        rows = [
+            (
+                str(label.index),
+                label.name,
+                label.abbreviation or "n/a",
+                label.color,
+                ",".join(map(str, label.freesurfer)) or "n/a",
+            )
+            for label in card.output.labels
+        ]
+    table = "\n".join("\t".join(row) for row in (_TABLE_HEAD, *rows)) + "\n"
+    write_if_changed(output_dir / f"{name}.tsv", table.encode())
+    write_if_changed(output_dir / f"{name}.json", json_bytes(_TABLE_METADATA))
+
+
+def _raw_description(bids_dir: Path) -> dict[str, Any]:
+    """Description of the raw dataset; empty where validation was skipped and there is none."""
+    try:
+        content = json.loads((bids_dir / "dataset_description.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

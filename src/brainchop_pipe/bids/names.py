@@ -1,0 +1,77 @@
+"""Names of BIDS files: entities in their order."""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+# BIDS 1.11, rules/entities: the order in which entities stand in a name.
+_ENTITY_ORDER = (
+    *("sub", "tpl", "ses", "cohort", "sample", "task", "trc", "acq", "nuc", "voi", "ce", "stain"),
+    *("rec", "dir", "run", "mod", "echo", "flip", "inv", "mt", "part", "proc", "hemi", "space", "split"),
+    *("recording", "chunk", "atlas", "seg", "scale", "res", "den", "label", "desc"),
+)
+
+_EXTENSION = re.compile(r"\.(nii\.gz|nii|mgz|mgh|img|hdr|json)$", re.IGNORECASE)
+_BIDS_STEM = re.compile(r"sub-[A-Za-z0-9]+(_[a-z]+-[A-Za-z0-9+]+)*_[A-Za-z0-9]+")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image to segment, and what its name says.
+
+    Parameters
+    ----------
+    folder : PurePosixPath
+        Where its derivatives go, below the output folder.
+    name : str
+        File name.
+    uri : str
+        How sidecars refer to it: a BIDS URI, or the name of a file in no dataset.
+    group : str
+        Images with the same group share a lock and a row of progress: ``sub-01``.
+    entities : tuple of (str, str)
+        Entities of the name; empty where it is no BIDS name.
+    suffix : str
+        Contrast: ``T1w``.
+    """
+
+    folder: PurePosixPath
+    name: str
+    uri: str
+    group: str
+    entities: tuple[tuple[str, str], ...]
+    suffix: str
+
+    @property
+    def stem(self) -> str:
+        """Name without extension."""
+        return _EXTENSION.sub("", self.name)
+
+    def derivative(self, suffix: str, extension: str, **entities: str) -> PurePosixPath:
+        """Name a derivative of this image: its entities and some more, in BIDS order.
+
+        Images other than T1w get ``space-SUFFIX``, so that only those of a T1w bear
+        the bare names that other programs look for.
+        """
+        added = dict(entities) if self.suffix == "T1w" else {"space": self.suffix, **entities}
+        merged = {**dict(self.entities), **added}
+        parts = [f"{key}-{merged[key]}" for key in _ENTITY_ORDER if key in merged]
+        if not self.entities:
+            parts.insert(0, self.stem)
+        return self.folder / ("_".join([*parts, suffix]) + extension)
+
+
+def parse_name(name: str) -> tuple[tuple[tuple[str, str], ...], str] | None:
+    """Split a BIDS file name into entities and suffix; None where it is none.
+
+    >>> parse_name("sub-01_run-2_T1w.nii.gz")
+    ((('sub', '01'), ('run', '2')), 'T1w')
+    """
+    stem = _EXTENSION.sub("", name)
+    if not _BIDS_STEM.fullmatch(stem):
+        return None
+    *pairs, suffix = stem.split("_")
+    entities = tuple((key, value) for key, _, value in (pair.partition("-") for pair in pairs))
+    if any(key not in _ENTITY_ORDER for key, _ in entities):
+        return None
+    return entities, suffix

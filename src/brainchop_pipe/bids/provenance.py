@@ -1,0 +1,190 @@
+"""How a file came about: what its sidecar must be able to answer.
+
+Nothing here may hold an absolute path, a user's or a host's name.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import brainchop_pipe
+from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.inference.session import Execution
+from brainchop_pipe.settings import Settings
+from brainchop_pipe.storage import sha256_of_file
+from brainchop_pipe.zoo.catalog import Model
+
+_LIBRARIES = ("onnxruntime", "numpy", "scipy", "nibabel", "connected-components-3d")
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What is known of an input file without decoding it.
+
+    Parameters
+    ----------
+    size : int
+        Bytes.
+    modified_ns : int
+        Time of last change, nanoseconds since 1970.
+    """
+
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "FileState":
+        """Look at a file, through links."""
+        status = path.stat()
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+def signature(models: tuple[Model, ...], settings: Settings) -> str:
+    """Give one digest of all that decides an output apart from its input: models, parameters, version."""
+    decisive = {
+        "version": brainchop_pipe.__version__,
+        "parameters": settings.processing.parameters(),
+        "cards": [model.card.model_dump(mode="json") for model in models],
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def input_record(uri: str, path: Path, state: FileState, volume: Volume) -> dict[str, Any]:
+    """Describe the input: the file as it lies there, and its voxels and affine whatever holds them.
+
+    The second digest is of the voxels in C order and native little-endian type, then
+    of the affine as float64: the same for ``.nii`` and ``.nii.gz``.
+    """
+    voxels = np.ascontiguousarray(volume.voxels)
+    decoded = hashlib.sha256(voxels.astype(voxels.dtype.newbyteorder("<"), copy=False))
+    decoded.update(np.ascontiguousarray(volume.grid.affine, "<f8"))
+    return {
+        "URI": uri,
+        "SHA256": sha256_of_file(path),
+        "VoxelsSHA256": decoded.hexdigest(),
+        "Size": state.size,
+        "ModificationTimeNs": state.modified_ns,
+    }
+
+
+def model_record(model: Model) -> dict[str, Any]:
+    """Describe a model: what ran, where it is from, under which terms."""
+    card = model.card
+    return {
+        "Name": card.name,
+        "Version": card.version,
+        "SHA256": card.weights.onnx_sha256,
+        "SourceURL": card.weights.base_url or "local file",
+        "SourceSHA256": {file.path: file.sha256 for file in card.weights.files},
+        "License": card.license.id,
+        "TrainedFor": list(card.modalities),
+        "IntendedUse": card.intended_use,
+    }
+
+
+def execution_record(execution: Execution) -> dict[str, Any]:
+    """Describe where a model ran, against where it was asked to run."""
+    return {
+        "RequestedDevice": execution.requested,
+        "Provider": execution.provider,
+        "Fallbacks": list(execution.fallbacks),
+        "Threads": execution.threads,
+        "Precision": "float32",
+    }
+
+
+@cache
+def code_record() -> dict[str, Any]:
+    """Describe this program: an entry of BIDS's ``GeneratedBy``."""
+    commit, dirty = _commit()
+    record: dict[str, Any] = {"Name": "brainchop_pipe", "Version": brainchop_pipe.__version__}
+    if commit:
+        record |= {"Commit": commit, "Dirty": dirty}
+    container = os.environ.get("BRAINCHOP_CONTAINER_DIGEST")
+    if container:
+        record["Container"] = {"Type": "oci", "Digest": container}
+    return record
+
+
+@cache
+def environment_record() -> dict[str, Any]:
+    """Describe versions and hardware; no name of a host or user is among them."""
+    versions = {"python": platform.python_version()}
+    versions |= {name: importlib.metadata.version(name) for name in _LIBRARIES if _is_installed(name)}
+    return {
+        "Versions": versions,
+        "Hardware": {
+            "OperatingSystem": platform.system(),
+            "Machine": platform.machine(),
+            "CPU": _cpu_name(),
+            "GPU": _gpu_name(),
+        },
+    }
+
+
+def peak_memory_mb() -> int:
+    """Give the largest resident memory of this process so far, megabytes (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1_000_000 if sys.platform == "darwin" else peak * 1024 // 1_000_000
+
+
+def utc_now() -> str:
+    """Give the time as ISO 8601, UTC, whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _commit() -> tuple[str | None, bool]:
+    """Commit of the sources that run: asked of git in a checkout, else as the build recorded it."""
+    root = Path(brainchop_pipe.__file__).parents[2]
+    if (root / ".git").exists():
+        try:
+            commit = _git(root, "rev-parse", "HEAD")
+            return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+        except (OSError, subprocess.CalledProcessError):
+            pass
+    return brainchop_pipe.__commit__, ".d20" in brainchop_pipe.__version__
+
+
+def _git(root: Path, *arguments: str) -> str:
+    result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _gpu_name() -> str | None:
+    """Name of the first NVIDIA GPU and its driver, as the kernel tells; None without one."""
+    try:
+        driver = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").splitlines()[0]
+        information = next(Path("/proc/driver/nvidia/gpus").glob("*/information")).read_text(encoding="utf-8")
+    except (OSError, StopIteration, IndexError):
+        return None
+    names = (line.partition(":")[2].strip() for line in information.splitlines() if line.startswith("Model"))
+    return f"{next(names, 'unknown')}; {driver}"

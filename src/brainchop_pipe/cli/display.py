@@ -1,0 +1,77 @@
+"""What a person sees of a run: progress while it goes, a table at its end."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from brainchop_pipe.workflows.segment_image import Outcome, Status
+
+_STYLES: dict[Status, str] = {"done": "green", "complete": "green", "skipped": "yellow", "failed": "red"}
+
+
+class Display:
+    """Progress on standard error, results on standard output.
+
+    A terminal gets a bar; a log file a line for each image.
+    """
+
+    def __init__(self) -> None:
+        self._out = Console(highlight=False)
+        self._err = Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._err,
+            disable=not self._err.is_terminal,
+        )
+        self._task = self._progress.add_task("reading the dataset", total=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def report(self, finished: int, total: int, outcomes: list[Outcome]) -> None:
+        """Show that an image is finished."""
+        name = outcomes[0].source.name
+        self._progress.update(self._task, completed=finished, total=total, description=name)
+        if not self._err.is_terminal:
+            states = ", ".join(f"{o.model} {o.status}" for o in outcomes)
+            seconds = sum(o.seconds for o in outcomes)
+            self._err.print(f"[{finished}/{total}] {name}: {states} ({seconds:.1f} s)", markup=False)
+
+    def summarise(self, outcomes: list[Outcome]) -> None:
+        """Show one row an image and model, then what there is to say about some of them."""
+        table = Table(box=None, pad_edge=False)
+        for heading in ("image", "model", "status"):
+            table.add_column(heading, overflow="fold")
+        table.add_column("seconds", justify="right")
+        remarks: dict[str, list[str]] = {}
+        for outcome in outcomes:
+            name = outcome.source.name
+            status = f"[{_STYLES[outcome.status]}]{outcome.status}[/]"
+            seconds = f"{outcome.seconds:.1f}" if outcome.seconds else ""
+            table.add_row(escape(name), outcome.model, status, seconds)
+            if outcome.reason and name not in remarks.setdefault(outcome.reason, []):
+                remarks[outcome.reason].append(name)
+        self._out.print(table)
+        for reason, names in remarks.items():
+            self.say(f"{', '.join(names)}: {reason}")
+
+    def say(self, text: str) -> None:
+        """Print a line on standard output."""
+        self._out.print(text, markup=False, soft_wrap=True)
+

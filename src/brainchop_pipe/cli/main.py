@@ -1,0 +1,69 @@
+"""The command: which part of it is meant, and which exit code comes of it."""
+
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from brainchop_pipe.errors import PipeError
+
+logger = logging.getLogger(__name__)
+
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : list of str or None
+        Arguments without the program's name; None: those of the process.
+
+    Returns
+    -------
+    int
+        Exit code: 0 done; 16 no valid BIDS; 17 unknown level; 18 no image matches;
+        64 usage; 65 model or data; 66 no input; 69 no such device; 73 output cannot
+        be written; 75 some images failed; 130 interrupted.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments in (["--version"], ["-V"]):
+        from brainchop_pipe import __version__
+
+        sys.stdout.write(f"brainchop_pipe {__version__}\n")
+        return 0
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _command(arguments)
+    except PipeError as error:
+        sys.stderr.write(f"brainchop: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("brainchop: interrupted; the same command goes on where this one stopped\n")
+        return EXIT_INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _command(arguments: list[str]) -> int:
+    """Hand over to the part that the first word names; anything else is the BIDS-App.
+
+    Imported only when needed: the libraries of each part cost up to a second.
+    """
+    command: Callable[[list[str]], int]
+    if arguments[:1] == ["models"]:
+        from brainchop_pipe.cli.models_command import run_models as command
+    elif arguments[:1] == ["segment"]:
+        from brainchop_pipe.cli.run_command import run_segment as command
+    else:
+        from brainchop_pipe.cli.run_command import run_app
+
+        return run_app(arguments)
+    return command(arguments[1:])
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """Let SIGTERM end a run as Ctrl-C does: locks freed, temporary files removed."""
+    raise KeyboardInterrupt

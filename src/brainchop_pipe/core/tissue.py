@@ -1,0 +1,59 @@
+"""Grey matter, white matter and CSF from a brain mask and a tissue model together."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+GM, WM, CSF = 1, 2, 3
+
+# A voxel is brain where its probability of being so is larger than that of not being so.
+_BRAIN_ABOVE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class TissueMaps:
+    """Tissue maps that agree with each other, on one grid.
+
+    Parameters
+    ----------
+    mask : bool, shape (I, J, K)
+        Brain with the CSF around it.
+    labels : uint8, shape (I, J, K)
+        0 outside of the mask; inside the class of the largest probability: 1 = GM,
+        2 = WM, 3 = CSF. The lowest wins ties.
+    probabilities : float32, shape (3, I, J, K), 0 to 1
+        GM, WM, CSF; 0 outside of the mask.
+    """
+
+    mask: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+
+def csf_probability(brain: np.ndarray, neither: np.ndarray) -> np.ndarray:
+    """Give p(CSF) = p(brain, CSF included) · p(neither grey nor white matter), float32."""
+    return np.asarray(brain * neither)
+
+
+def tissue_maps(brain: np.ndarray, gm: np.ndarray, wm: np.ndarray, csf: np.ndarray) -> TissueMaps:
+    """Combine probabilities on one grid into maps that do not contradict each other.
+
+    Parameters
+    ----------
+    brain, gm, wm, csf : float32, shape (I, J, K), 0 to 1
+        `csf` from `csf_probability`, so that the last three add up to at most 1.
+
+    Returns
+    -------
+    TissueMaps
+        Labels lie within the mask, and are the arg-max of the probabilities there.
+    """
+    mask = brain > _BRAIN_ABOVE
+    probabilities = np.stack([gm, wm, csf]) * mask
+    labels = np.zeros(mask.shape, np.uint8)
+    best = np.zeros(mask.shape, np.float32)
+    for label, probability in zip((GM, WM, CSF), probabilities, strict=True):
+        better = probability > best
+        labels[better] = label
+        np.maximum(best, probability, out=best)
+    return TissueMaps(mask, labels, probabilities)

@@ -1,0 +1,128 @@
+"""One run's choices: frozen values, checked once, passed as arguments."""
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from brainchop_pipe.core.conform import LabelInterpolation
+from brainchop_pipe.images import AffineChoice
+from brainchop_pipe.inference.session import Device
+
+Orientation = Literal["ras", "native"]
+
+# Until the package carries a model of its own: together these two give mask and tissues.
+DEFAULT_MODELS = ("mindgrab", "tissue")
+
+
+@dataclass(frozen=True)
+class Processing:
+    """What is done to each image.
+
+    Parameters
+    ----------
+    models : tuple of str
+        Names of shipped cards, or paths of cards.
+    tissue_model : str or None
+        The model that owns the tissue maps; None: the first that can.
+    prefer_affine : {"sform", "qform"} or None
+        Which one to believe where the two contradict each other.
+    full_volume : bool
+        No crop to the head.
+    output_orientation : {"ras", "native"}
+        Order of voxels in the outputs: nearest to RAS+, or the file's own.
+    label_interpolation : {"linear", "nearest"}
+    device : str
+    threads : int
+        Of one inference; 1 or more.
+    """
+
+    models: tuple[str, ...] = DEFAULT_MODELS
+    tissue_model: str | None = None
+    prefer_affine: AffineChoice | None = None
+    full_volume: bool = False
+    output_orientation: Orientation = "ras"
+    label_interpolation: LabelInterpolation = "linear"
+    device: Device = "auto"
+    threads: int = 1
+
+    def parameters(self) -> dict[str, Any]:
+        """Give what decides the content of an output, apart from its models: names as in files."""
+        decisive = ("prefer_affine", "full_volume", "output_orientation", "label_interpolation")
+        return {_camel_case(f.name): getattr(self, f.name) for f in fields(self) if f.name in decisive}
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which images of a dataset to take.
+
+    Parameters
+    ----------
+    participant_labels, session_labels : tuple of str
+        Without ``sub-`` and ``ses-``; empty for all.
+    modalities : tuple of str
+        BIDS suffixes.
+    filters : dict
+        Further entities by suffix in lower case, such as ``{"t1w": {"acquisition": "mprage"}}``.
+    database_dir : Path or None
+        Index of an earlier run of pybids.
+    """
+
+    participant_labels: tuple[str, ...] = ()
+    session_labels: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ("T1w",)
+    filters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    database_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All choices of a run.
+
+    Parameters
+    ----------
+    output_dir : Path
+    processing : Processing
+    query : Query
+    bids_dir : Path or None
+        None for images that are in no dataset.
+    work_dir : Path or None
+        None: a temporary folder, removed when the run succeeds.
+    force, check_hashes : bool
+        Redo what is there; compare the input's content, not only its size and time.
+    stop_on_first_crash : bool
+    skip_bids_validation : bool
+    mem_gb : float or None
+        Most that the models may need.
+    command : str
+        The command line as provenance shows it, without paths.
+    """
+
+    output_dir: Path
+    processing: Processing = Processing()
+    query: Query = Query()
+    bids_dir: Path | None = None
+    work_dir: Path | None = None
+    force: bool = False
+    check_hashes: bool = False
+    stop_on_first_crash: bool = False
+    skip_bids_validation: bool = False
+    mem_gb: float | None = None
+    command: str = "brainchop"
+
+
+def available_cpus() -> int:
+    """Count the processors that this process may use: affinity mask, then SLURM's share, at least 1.
+
+    ``os.cpu_count()`` would count all of the node's.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    share = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return max(1, min(count, int(share))) if share.isdigit() else max(1, count)
+
+
+def _camel_case(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))

@@ -1,0 +1,219 @@
+"""The steps from an image to its label maps: each once for arrays in memory, once file to file.
+
+The file forms are what engines wrap; their borders are the borders of the array
+forms, so that both give the same bytes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from brainchop_pipe.core.conform import (
+    Conformed,
+    LabelInterpolation,
+    conform,
+    restore_labels,
+    restore_probability,
+)
+from brainchop_pipe.core.grid import Grid, Volume, canonical_grid, is_conformed
+from brainchop_pipe.core.tissue import TissueMaps, csf_probability, tissue_maps
+from brainchop_pipe.errors import InputError
+from brainchop_pipe.images import AffineChoice, Image, Placement, image_bytes, read_image
+from brainchop_pipe.inference.card import ModelCard
+from brainchop_pipe.inference.predict import Prediction, filter_labels, post_filter, predict
+from brainchop_pipe.inference.session import Device
+from brainchop_pipe.settings import Orientation, Processing
+from brainchop_pipe.storage import write_whole
+from brainchop_pipe.zoo.catalog import Model, find_model
+from brainchop_pipe.zoo.fetch import ModelStore
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image that is ready for any number of models."""
+
+    image: Image
+    conformed: Conformed
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the image and of its way onto the models' grid."""
+        return self.image.notes + self.conformed.notes
+
+    def output_grid(self, orientation: Orientation) -> Grid:
+        """Give the grid that outputs lie on: the image's voxels, RAS+ or in the file's order."""
+        grid = self.image.volume.grid
+        return canonical_grid(grid) if orientation == "ras" else grid
+
+
+def prepare(path: Path, prefer_affine: AffineChoice | None = None) -> Prepared:
+    """Read an image and conform it, once for all models."""
+    image = read_image(path, prefer_affine)
+    try:
+        return Prepared(image, conform(image.volume))
+    except InputError as error:
+        raise InputError(f"{path.name}: {error}") from error
+
+
+def run_model(prepared: Prepared, model: Model, content: bytes, processing: Processing) -> Prediction:
+    """Predict and post-filter; probabilities come with models of masks and tissues.
+
+    Parameters
+    ----------
+    content : bytes
+        The model's ONNX file.
+
+    Raises
+    ------
+    InputError
+        The model finds nothing at all.
+    """
+    prediction = predict(
+        prepared.conformed.volume,
+        content,
+        model.card,
+        device=processing.device,
+        threads=processing.threads,
+        full_volume=processing.full_volume,
+        with_probabilities=model.card.output.role != "regions",
+    )
+    if not prediction.labels.voxels.any():
+        raise InputError(
+            f"model {model.card.name!r} finds nothing in this image; is it a head, upright in its own "
+            f"coordinates, in a contrast that the model knows ({', '.join(model.card.modalities)})?"
+        )
+    return post_filter(prediction, model.card)
+
+
+def combine_tissues(mask: Prediction, tissue: Prediction, card: ModelCard, target: Grid) -> TissueMaps:
+    """Bring mask and tissue probabilities onto a grid, as maps that agree with each other.
+
+    Parameters
+    ----------
+    mask, tissue : Prediction
+        With probabilities, on the same grid.
+    card : ModelCard
+        Of the tissue model.
+    target : Grid
+        The models' own grid is possible too.
+    """
+    brain = mask.probability(1)
+    neither = tissue.probability(0).voxels
+    csf = Volume(csf_probability(brain.voxels, neither), mask.grid)
+    gm = tissue.probability(card.output.index_of("GM"))
+    wm = tissue.probability(card.output.index_of("WM"))
+    return tissue_maps(*(restore_probability(p, target) for p in (brain, gm, wm, csf)))
+
+
+def conform_file(in_file: Path, out_file: Path, *, prefer_affine: AffineChoice | None = None) -> Path:
+    """Conform an image: 256³ voxels of 1 mm, LIA, uint8.
+
+    Parameters
+    ----------
+    in_file : Path
+        See `read_image`.
+    out_file : Path
+        ``.nii`` or ``.nii.gz``; replaced if it is there.
+    prefer_affine : {"sform", "qform"} or None
+    """
+    prepared = prepare(in_file, prefer_affine)
+    return _write(out_file, prepared.conformed.volume, prepared.image.placement)
+
+
+def infer_file(
+    in_file: Path,
+    out_file: Path,
+    *,
+    model: str,
+    device: Device = "auto",
+    threads: int = 1,
+    full_volume: bool = False,
+) -> Path:
+    """Run a model on a conformed image and write its label map, before any post-filter.
+
+    Parameters
+    ----------
+    in_file : Path
+        As `conform_file` writes it.
+    out_file : Path
+    model : str
+        Name of a shipped card, or path of a card.
+    device : str
+    threads : int
+    full_volume : bool
+        No crop to the head.
+    """
+    image = _read_conformed(in_file)
+    found = find_model(model)
+    content = ModelStore.from_environment().load(found)
+    prediction = predict(
+        image.volume, content, found.card, device=device, threads=threads, full_volume=full_volume
+    )
+    return _write(out_file, prediction.labels, image.placement, labels=True)
+
+
+def post_filter_file(in_file: Path, out_file: Path, *, model: str) -> Path:
+    """Apply the post-filter of a model's card to a label map.
+
+    Parameters
+    ----------
+    in_file : Path
+        As `infer_file` writes it.
+    out_file : Path
+    model : str
+        Name of a shipped card, or path of a card.
+    """
+    image = _read_conformed(in_file)
+    labels = filter_labels(image.volume.voxels, find_model(model).card)
+    return _write(out_file, Volume(labels, image.volume.grid), image.placement, labels=True)
+
+
+def restore_file(
+    in_file: Path,
+    reference: Path,
+    out_file: Path,
+    *,
+    interpolation: LabelInterpolation = "linear",
+    orientation: Orientation = "ras",
+    prefer_affine: AffineChoice | None = None,
+) -> Path:
+    """Bring a label map from the models' grid onto the grid of the image that it was made of.
+
+    Parameters
+    ----------
+    in_file : Path
+        Integer labels on the models' grid.
+    reference : Path
+        The image.
+    out_file : Path
+    interpolation : {"linear", "nearest"}
+    orientation : {"ras", "native"}
+    prefer_affine : {"sform", "qform"} or None
+        As for `conform_file`.
+    """
+    labels = _read_conformed(in_file).volume
+    image = read_image(reference, prefer_affine)
+    grid = canonical_grid(image.volume.grid) if orientation == "ras" else image.volume.grid
+    restored = restore_labels(labels, grid, interpolation)
+    return _write(out_file, Volume(restored, grid), image.placement, labels=True)
+
+
+def _read_conformed(path: Path) -> Image:
+    image = read_image(path, allow_constant=True)
+    voxels = image.volume.voxels
+    if not is_conformed(image.volume.grid) or not np.issubdtype(voxels.dtype, np.unsignedinteger):
+        raise InputError(
+            f"{path.name} has shape {voxels.shape}, orientation {image.volume.grid.orientation} and type "
+            f"{voxels.dtype}; 256 x 256 x 256 voxels of 1 mm in LIA order and an unsigned integer type "
+            "are needed: conform it first"
+        )
+    return image
+
+
+def _write(path: Path, volume: Volume, placement: Placement, *, labels: bool = False) -> Path:
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"{path.name} cannot be written; give a name that ends in .nii or .nii.gz")
+    compress = path.name.endswith(".gz")
+    write_whole(path, image_bytes(volume, placement, labels=labels, compress=compress))
+    return path

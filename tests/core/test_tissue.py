@@ -1,0 +1,27 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from brainchop_pipe.core.tissue import csf_probability, tissue_maps
+
+probabilities = arrays(np.float32, (4, 3, 4, 5), elements=st.floats(0, 1, width=32))
+
+
+@given(probabilities)
+def test_labels_lie_in_the_mask_and_are_the_argmax_of_the_probabilities(values):
+    brain, *classes = values
+    total = np.maximum(sum(classes), 1e-6)
+    gm, wm, neither = (c / total for c in classes)
+    maps = tissue_maps(brain, gm, wm, csf_probability(brain, neither))
+    assert not maps.labels[~maps.mask].any()
+    assert not maps.probabilities[:, ~maps.mask].any()
+    known = maps.mask & (maps.probabilities.max(axis=0) > 0)
+    np.testing.assert_array_equal(maps.labels[known], maps.probabilities.argmax(axis=0)[known] + 1)
+    assert (maps.probabilities.sum(axis=0) <= 1 + 1e-5).all()
+
+
+def test_brain_that_is_neither_grey_nor_white_is_csf():
+    one, nought = np.ones((1, 1, 1), np.float32), np.zeros((1, 1, 1), np.float32)
+    maps = tissue_maps(one, nought, nought, csf_probability(one, one))
+    assert maps.labels.item() == 3
