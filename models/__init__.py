@@ -1,0 +1,1 @@
+"""Model cards, `NAME.json`; how to write one is in `README.md`."""

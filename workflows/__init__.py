@@ -1,0 +1,1 @@
+"""The way through the steps: one image, a whole dataset, a group."""

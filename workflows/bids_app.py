@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from brainchop_pipe.workflows.segment_image import Outcome, ReadyModel, segment_image
 from filelock import FileLock, Timeout
 
 from brainchop_pipe.bids.dataset import check_dataset, find_images
@@ -16,7 +17,6 @@ from brainchop_pipe.bids.publish import prepare_output_dir
 from brainchop_pipe.errors import UsageError
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.storage import remove_leftovers
-from brainchop_pipe.workflows.segment_image import Outcome, ReadyModel, segment_image
 from brainchop_pipe.zoo.catalog import Model, find_models
 from brainchop_pipe.zoo.fetch import ModelStore
 

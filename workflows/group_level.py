@@ -39,7 +39,9 @@ def run_group(output_dir: Path) -> Path:
     NoMatchError
         There is no label map.
     """
-    rows = [row for path in sorted(output_dir.glob("sub-*/**/*_dseg.json")) for row in _rows(path, output_dir)]
+    rows = [
+        row for path in sorted(output_dir.glob("sub-*/**/*_dseg.json")) for row in _rows(path, output_dir)
+    ]
     if not rows:
         raise NoMatchError(f"{output_dir} has no label maps; run the participant level first")
     table = io.StringIO()

@@ -111,9 +111,7 @@ def segment_image(
         the images after this one.
     """
     refused = {ready.model.card.name: _refusal(source, ready.model, settings) for ready in models}
-    outcomes = [
-        Outcome(source, name, "skipped", reason=reason) for name, reason in refused.items() if reason
-    ]
+    outcomes = [Outcome(source, name, "skipped", reason=reason) for name, reason in refused.items() if reason]
     usable = tuple(ready for ready in models if not refused[ready.model.card.name])
     if not usable:
         return outcomes
@@ -259,7 +257,9 @@ def _refusal(source: Source, model: Model, settings: Settings) -> str:
     if dict(source.entities).get("part") not in _MAGNITUDE:
         return "not a magnitude image (part-)"
     if source.suffix not in model.card.modalities:
-        return f"{model.card.name} was not trained for {source.suffix}, only {', '.join(model.card.modalities)}"
+        return (
+            f"{model.card.name} was not trained for {source.suffix}, only {', '.join(model.card.modalities)}"
+        )
     return ""
 
 

@@ -146,7 +146,9 @@ def check_readable(path: Path) -> None:
         raise InputError(f"{path.name} is a placeholder of git-annex or git-lfs; fetch its content first")
 
 
-def image_bytes(volume: Volume, placement: Placement, *, labels: bool = False, compress: bool = True) -> bytes:
+def image_bytes(
+    volume: Volume, placement: Placement, *, labels: bool = False, compress: bool = True
+) -> bytes:
     """Give the content of a NIfTI-1 file; the same volume gives the same bytes.
 
     Parameters
@@ -201,7 +203,9 @@ def _explained(path: Path) -> Iterator[None]:
             "copy or convert it again"
         ) from error
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path.name} has a header that makes no sense ({error}); convert it again") from error
+        raise InputError(
+            f"{path.name} has a header that makes no sense ({error}); convert it again"
+        ) from error
     finally:
         header_checks.setLevel(level)
 
@@ -218,7 +222,9 @@ def _check_shape(name: str, shape: tuple[int, ...]) -> None:
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
         raise InputError(f"{name} has {len(shape)} axes {shape}; give one volume of three axes")
     if min(shape[:3]) < _FEWEST_VOXELS:
-        raise InputError(f"{name} has {shape[:3]} voxels; {_FEWEST_VOXELS} or more along each axis are needed")
+        raise InputError(
+            f"{name} has {shape[:3]} voxels; {_FEWEST_VOXELS} or more along each axis are needed"
+        )
 
 
 def _check_spacing(path: Path, image: Any) -> None:
@@ -276,7 +282,9 @@ def _compare_forms(
     sform, qform = (_grid(f"{form} of {name}", shape, affines[form]) for form in ("sform", "qform"))
     apart = float(np.linalg.norm(sform.corners_xyz - qform.corners_xyz, axis=1).max())
     flipped = np.linalg.det(sform.affine) * np.linalg.det(qform.affine) < 0
-    found = f"qform ({qform.orientation}) and sform ({sform.orientation}) differ by {apart:.1f} mm at a corner"
+    found = (
+        f"qform ({qform.orientation}) and sform ({sform.orientation}) differ by {apart:.1f} mm at a corner"
+    )
     if flipped:
         found += " and mirror each other, so that left and right are in doubt"
     if apart <= _FORMS_EQUAL_MM and not flipped:
@@ -318,7 +326,7 @@ def _read_voxels(image: Any) -> np.ndarray:
     voxels = np.asanyarray(image.dataobj)
     if voxels.dtype.kind == "f" and image.get_data_dtype().kind != "f":
         voxels = voxels.astype(np.float32)
-    return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    return np.asarray(voxels.astype(voxels.dtype.newbyteorder("="), copy=False))
 
 
 def _check_values(name: str, voxels: np.ndarray, allow_constant: bool) -> None:

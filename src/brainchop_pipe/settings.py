@@ -116,10 +116,8 @@ def available_cpus() -> int:
 
     ``os.cpu_count()`` would count all of the node's.
     """
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
+    # macOS has no affinity masks.
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = os.environ.get("SLURM_CPUS_PER_TASK", "")
     return max(1, min(count, int(share))) if share.isdigit() else max(1, count)
 

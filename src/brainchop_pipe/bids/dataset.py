@@ -108,7 +108,9 @@ def read_filter_file(path: Path) -> dict[str, dict[str, Any]]:
     except ValueError as error:
         raise UsageError(f"filter file {path} is no JSON: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
-        raise UsageError(f"filter file {path} must hold an object of objects, such as {{'t1w': {{'run': 1}}}}")
+        raise UsageError(
+            f"filter file {path} must hold an object of objects, such as {{'t1w': {{'run': 1}}}}"
+        )
     return {key.lower(): value for key, value in content.items()}
 
 

@@ -129,8 +129,8 @@ def check_tissue_model(models: tuple[Model, ...], tissue_model: str | None) -> N
     if not any(p.is_tissue_set for p in plan_products(models, tissue_model)):
         tissues = [m.card.name for m in models if m.card.output.role == "tissue"]
         raise UsageError(
-            f"--tissue-model {tissue_model} cannot own the tissue maps: it must be one of the run's tissue "
-            f"models ({', '.join(tissues) or 'none'}), with a mask model that includes CSF (mindgrab) beside it"
+            f"--tissue-model {tissue_model} cannot own the tissue maps: it must be one of the run's tissue models "
+            f"({', '.join(tissues) or 'none'}), with a mask model that includes CSF (mindgrab) beside it"
         )
 
 
@@ -151,7 +151,9 @@ def sidecar_metadata(content: Content, source: Source, product: Product) -> dict
     return metadata
 
 
-def write_dataset_files(output_dir: Path, bids_dir: Path | None, models: tuple[Model, ...], code: Any) -> None:
+def write_dataset_files(
+    output_dir: Path, bids_dir: Path | None, models: tuple[Model, ...], code: dict[str, Any]
+) -> None:
     """Write what stands once at the root: description, label tables, what validators should pass over.
 
     Parameters
@@ -211,7 +213,7 @@ def _write_label_table(output_dir: Path, product: Product) -> None:
 
 
 def _raw_description(bids_dir: Path) -> dict[str, Any]:
-    """Description of the raw dataset; empty where validation was skipped and there is none."""
+    """Read the raw dataset's description; empty where validation was skipped and there is none."""
     try:
         content = json.loads((bids_dir / "dataset_description.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

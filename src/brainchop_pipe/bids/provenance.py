@@ -68,8 +68,8 @@ def input_record(uri: str, path: Path, state: FileState, volume: Volume) -> dict
     of the affine as float64: the same for ``.nii`` and ``.nii.gz``.
     """
     voxels = np.ascontiguousarray(volume.voxels)
-    decoded = hashlib.sha256(voxels.astype(voxels.dtype.newbyteorder("<"), copy=False))
-    decoded.update(np.ascontiguousarray(volume.grid.affine, "<f8"))
+    decoded = hashlib.sha256(voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).data)
+    decoded.update(np.ascontiguousarray(volume.grid.affine, "<f8").data)
     return {
         "URI": uri,
         "SHA256": sha256_of_file(path),

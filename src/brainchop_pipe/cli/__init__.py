@@ -1,0 +1,1 @@
+"""Arguments to settings to exit code, and what a person sees."""

@@ -32,6 +32,7 @@ class Parser(argparse.ArgumentParser):
     """Exit 64 on wrong usage, as the BIDS execution draft wants; argparse's own is 2."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise UsageError with the message and the usage."""
         raise UsageError(f"{message}\n{self.format_usage().rstrip()}")
 
 
@@ -161,7 +162,11 @@ def _add_processing(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"names (`brainchop models list`) or paths of cards; default {' '.join(DEFAULT_MODELS)}",
     )
-    add("--tissue-model", metavar="NAME", help="which model owns dseg and probseg; default: the first that can")
+    add(
+        "--tissue-model",
+        metavar="NAME",
+        help="which model owns dseg and probseg; default: the first that can",
+    )
     add(
         "--device",
         choices=DEVICES,
@@ -180,11 +185,22 @@ def _add_processing(parser: argparse.ArgumentParser) -> None:
     )
     add("--label-interpolation", choices=get_args(LabelInterpolation), default="linear")
     add("--force", action="store_true", help="make anew what is there, edited files included")
-    add("--check-hashes", action="store_true", help="compare contents, not sizes and times, to find what is done")
+    add(
+        "--check-hashes",
+        action="store_true",
+        help="compare contents, not sizes and times, to find what is done",
+    )
     add("-w", "--work-dir", "--work_dir", type=Path, metavar="DIR", help="log of the run; default: temporary")
     resources = parser.add_argument_group("resources")
     add = resources.add_argument
-    add("--nprocs", "--n_cpus", "--n-cpus", type=_positive, metavar="N", help="processors that the run may use")
+    add(
+        "--nprocs",
+        "--n_cpus",
+        "--n-cpus",
+        type=_positive,
+        metavar="N",
+        help="processors that the run may use",
+    )
     add("--omp-nthreads", type=_positive, metavar="N", help="threads of one inference; default: all allowed")
     memory = resources.add_mutually_exclusive_group()
     memory.add_argument("--mem-gb", "--mem_gb", type=float, metavar="GB", help="most that a model may need")

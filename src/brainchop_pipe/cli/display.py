@@ -74,4 +74,3 @@ class Display:
     def say(self, text: str) -> None:
         """Print a line on standard output."""
         self._out.print(text, markup=False, soft_wrap=True)
-

@@ -69,7 +69,9 @@ def _verify(console: Console, store: ModelStore) -> None:
         console.print(f"{name}: {state}", markup=False, soft_wrap=True)
     damaged = [name for name, state in states.items() if state.startswith("damaged")]
     if damaged:
-        raise ChecksumError(f"{', '.join(damaged)} differ from their cards; `brainchop models pull` them again")
+        raise ChecksumError(
+            f"{', '.join(damaged)} differ from their cards; `brainchop models pull` them again"
+        )
 
 
 def _state(model: Model, store: ModelStore) -> str:

@@ -88,9 +88,7 @@ def _work_folder(settings: Settings, verbosity: int) -> Iterator[Path]:
             folder.mkdir(parents=True, exist_ok=True)
         file_handler = logging.FileHandler(folder / "brainchop.log", encoding="utf-8")
     except OSError as error:
-        raise OutputError(
-            f"work folder cannot be written ({error}); name another with --work-dir"
-        ) from error
+        raise OutputError(f"work folder cannot be written ({error}); name another with --work-dir") from error
     handlers: list[logging.Handler] = [file_handler]
     if verbosity:
         handlers.append(logging.StreamHandler())

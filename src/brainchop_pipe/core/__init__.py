@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: geometry, resampling, intensities, components; no files, no models."""

@@ -83,7 +83,7 @@ class Grid:
     def extent_mm(self) -> np.ndarray:
         """Size of the box around all voxels along the world's axes, float64, shape (3,)."""
         low, high = self.world_bounds_mm
-        return high - low
+        return np.asarray(high - low)
 
     @property
     def world_bounds_mm(self) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +95,7 @@ class Grid:
     def corners_xyz(self) -> np.ndarray:
         """World position of the eight outer corners, float64, shape (8, 3)."""
         ijk = np.array(list(product(*[(-0.5, n - 0.5) for n in self.shape])))
-        return ijk @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return np.asarray(ijk @ self.affine[:3, :3].T + self.affine[:3, 3])
 
     def matches(self, other: "Grid", tolerance_mm: float = 1e-3) -> bool:
         """Tell whether every voxel of two grids lies at the same place, within a tolerance."""

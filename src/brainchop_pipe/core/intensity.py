@@ -103,7 +103,7 @@ def scale_by_range(voxels: np.ndarray) -> np.ndarray:
 
 
 def _quantiles_of_uint8(voxels: np.ndarray, fractions: tuple[float, ...]) -> list[float]:
-    """Same as ``np.quantile`` (linear), from 256 counts instead of a sort of 16 million voxels."""
+    """Give ``np.quantile`` (linear) from 256 counts instead of a sort of 16 million voxels."""
     ranks = np.cumsum(np.bincount(voxels.ravel(), minlength=256))
     values = []
     for fraction in fractions:

@@ -275,4 +275,4 @@ def _winner(labels: np.ndarray, corner: list[np.ndarray], fraction: list[np.ndar
         wins |= (votes > best_votes - _VOTE_TOLERANCE) & (candidate < best)
         best = np.where(wins, candidate, best)
         best_votes = np.where(wins, votes, best_votes)
-    return best
+    return np.asarray(best)

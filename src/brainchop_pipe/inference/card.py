@@ -41,7 +41,7 @@ class Weights(_Part):
     """Where a model's weights come from and how it is known that they are the right ones."""
 
     format: Literal["tfjs-layers", "onnx"] = Field(
-        description="'onnx': one file; 'tfjs-layers': model.json, then its weight file, converted on first use"
+        description="'onnx': one file; 'tfjs-layers': model.json and its weight file, converted on first use"
     )
     base_url: str | None = Field(
         None, description="Folder on the web that the paths are below; without it they are beside the card"

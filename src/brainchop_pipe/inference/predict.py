@@ -124,16 +124,14 @@ def post_filter(prediction: Prediction, card: ModelCard) -> Prediction:
     if probabilities is not None:
         probabilities = np.where(removed, np.float32(0), probabilities)
         probabilities[0][removed] = 1
-    return Prediction(
-        Volume(kept, prediction.grid), probabilities, prediction.box, prediction.execution
-    )
+    return Prediction(Volume(kept, prediction.grid), probabilities, prediction.box, prediction.execution)
 
 
 def filter_labels(labels: np.ndarray, card: ModelCard) -> np.ndarray:
     """Apply a card's post-filter to a label map alone; dtype and shape stay."""
     if not card.post_filter.largest_component:
         return labels
-    return labels * largest_component(labels, card.post_filter.connectivity)
+    return np.asarray(labels * largest_component(labels, card.post_filter.connectivity))
 
 
 def _scale(voxels: np.ndarray, card: ModelCard) -> np.ndarray:

@@ -7,7 +7,6 @@ import sys
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -98,7 +97,7 @@ class Session:
         name = self._session.get_inputs()[0].name
         try:
             return np.asarray(self._session.run(None, {name: volume}, options)[0])
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises bare and private types
+        except Exception as error:
             raise ProviderError(
                 f"{self.execution.provider} failed on a volume of shape {volume.shape}: {error}"
             ) from error
@@ -155,7 +154,7 @@ def available_devices() -> tuple[Device, ...]:
 
 
 @cache
-def load_onnxruntime() -> ModuleType:
+def load_onnxruntime() -> Any:
     """Import onnxruntime with its uploader off; Linux wheels from 1.29 on have one that is on."""
     if "onnxruntime" in sys.modules and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
         logger.warning(

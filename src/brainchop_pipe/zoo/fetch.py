@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from brainchop_pipe.errors import ChecksumError, MissingInputError, ModelError
+from brainchop_pipe.errors import ChecksumError, MissingInputError
 from brainchop_pipe.inference.card import ModelCard, WeightFile
 from brainchop_pipe.storage import sha256_of_bytes, write_whole
 from brainchop_pipe.zoo.catalog import Model
