@@ -1,7 +1,7 @@
 """The BIDS-App: walk a dataset, run what is missing, confine what fails."""
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +71,7 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
     store = ModelStore.from_environment()
     ready = tuple(ReadyModel(model, store.load(model)) for model in models)
     write_dataset_files(settings.output_dir, settings.bids_dir, models, code_record())
+    uses = Counter(source.key for source in jobs)
     groups: dict[str, list[Source]] = {}
     for source in jobs:
         groups.setdefault(source.group, []).append(source)
@@ -79,13 +80,22 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
     for group in _claimed(groups, settings.output_dir):
         for source in groups[group]:
             remove_leftovers(settings.output_dir / source.folder)
-            result = segment_image(source, jobs[source], ready, settings)
+            if uses[source.key] > 1:
+                result = _refuse_twin(source, ready)
+            else:
+                result = segment_image(source, jobs[source], ready, settings)
             finished += 1
             outcomes += result
             report(finished, len(jobs), result)
             if settings.stop_on_first_crash and any(o.status == "failed" for o in result):
                 return outcomes
     return outcomes
+
+
+def _refuse_twin(source: Source, models: tuple[ReadyModel, ...]) -> list[Outcome]:
+    """Fail an image whose files another input would write as well: neither is the right one."""
+    reason = f"another input (.nii beside .nii.gz?) would write the same files as {source.name}; remove one"
+    return [Outcome(source, ready.model.card.name, "failed", reason=reason) for ready in models]
 
 
 def _claimed(groups: dict[str, list[Source]], output_dir: Path) -> Iterator[str]:

@@ -129,8 +129,9 @@ def check_tissue_model(models: tuple[Model, ...], tissue_model: str | None) -> N
     if not any(p.is_tissue_set for p in plan_products(models, tissue_model)):
         tissues = [m.card.name for m in models if m.card.output.role == "tissue"]
         raise UsageError(
-            f"--tissue-model {tissue_model} cannot own the tissue maps: it must be one of the run's tissue models "
-            f"({', '.join(tissues) or 'none'}), with a mask model that includes CSF (mindgrab) beside it"
+            f"--tissue-model {tissue_model} cannot own the tissue maps: it must be one of the run's tissue "
+            f"models ({', '.join(tissues) or 'there is none'}), and the run needs a mask model that "
+            "includes CSF, such as mindgrab"
         )
 
 

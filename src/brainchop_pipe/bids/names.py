@@ -47,6 +47,11 @@ class Source:
         """Name without extension."""
         return _EXTENSION.sub("", self.name)
 
+    @property
+    def key(self) -> str:
+        """What all its derivatives have in common, and no two inputs may share."""
+        return str(self.derivative("", ""))
+
     def derivative(self, suffix: str, extension: str, **entities: str) -> PurePosixPath:
         """Name a derivative of this image: its entities and some more, in BIDS order.
 

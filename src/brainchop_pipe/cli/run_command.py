@@ -3,7 +3,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -11,14 +11,16 @@ from brainchop_pipe.bids.dataset import CONTRASTS
 from brainchop_pipe.bids.names import Source, parse_name
 from brainchop_pipe.cli.arguments import app_parser, app_settings, segment_parser, segment_settings
 from brainchop_pipe.cli.display import Display
-from brainchop_pipe.errors import BidsError, MissingInputError, OutputError, UsageError
+from brainchop_pipe.errors import BidsError, MissingInputError, OutputError, PipeError, UsageError
 from brainchop_pipe.settings import Settings
-from brainchop_pipe.workflows.bids_app import run_images, run_participants
+from brainchop_pipe.workflows.bids_app import Report, run_images, run_participants
 from brainchop_pipe.workflows.group_level import run_group
-from brainchop_pipe.workflows.segment_image import Outcome
+from brainchop_pipe.workflows.segment_image import Outcome, Status
 
 EXIT_UNKNOWN_LEVEL = 17
 EXIT_SOME_FAILED = 75
+
+_LOG_NAME = "brainchop.log"
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +34,11 @@ def run_app(argv: list[str]) -> int:
     given = app_parser().parse_args(argv)
     if given.level not in ("participant", "group"):
         raise _UnknownLevelError(f"level {given.level!r} is unknown; give participant or group")
-    display = Display()
     if given.level == "group":
-        display.say(f"wrote {run_group(given.output_dir).relative_to(given.output_dir)}")
+        Display().say(f"wrote {run_group(given.output_dir).relative_to(given.output_dir)}")
         return 0
     settings = app_settings(given, argv)
-    with _work_folder(settings, given.verbose) as work, display:
-        outcomes = run_participants(settings, display.report)
-    return _finish(outcomes, display, work, failures=("failed",))
+    return _run(settings, given.verbose, lambda report: run_participants(settings, report), ("failed",))
 
 
 def run_segment(argv: list[str]) -> int:
@@ -48,11 +47,9 @@ def run_segment(argv: list[str]) -> int:
     jobs = _loose_sources(given.images, given.modality)
     contrasts = tuple(sorted({source.suffix for source in jobs}))
     settings = segment_settings(given, argv, contrasts)
-    display = Display()
-    with _work_folder(settings, given.verbose) as work, display:
-        outcomes = run_images(jobs, settings, display.report)
     # Who names an image wants it segmented: a refusal is a failure here.
-    return _finish(outcomes, display, work, failures=("failed", "skipped"))
+    failures: tuple[Status, ...] = ("failed", "skipped")
+    return _run(settings, given.verbose, lambda report: run_images(jobs, settings, report), failures)
 
 
 def _loose_sources(images: list[Path], modality: str | None) -> dict[Source, Path]:
@@ -63,59 +60,72 @@ def _loose_sources(images: list[Path], modality: str | None) -> dict[Source, Pat
             raise MissingInputError(f"image {path} is not there; check the path")
         parsed = parse_name(path.name)
         entities, suffix = parsed if parsed and parsed[1] in CONTRASTS else ((), "T1w")
-        unnamed = Source(PurePosixPath(), path.name, path.name, "", entities, modality or suffix)
-        # The stem of all derivatives is what two inputs must not share.
-        group = unnamed.derivative("", "").name.rstrip("_")
-        source = Source(PurePosixPath(), path.name, path.name, group, entities, unnamed.suffix)
-        twin = next((other for s, other in jobs.items() if s.group == group), None)
-        if twin is not None:
-            raise UsageError(f"{path} and {twin} would write the same files; segment them into two folders")
+        source = Source(PurePosixPath(), path.name, path.name, path.name, entities, modality or suffix)
+        if source in jobs:
+            raise UsageError(f"{path} and {jobs[source]} have one name; segment them into two folders")
         jobs[source] = path
     return jobs
 
 
-@contextmanager
-def _work_folder(settings: Settings, verbosity: int) -> Iterator[Path]:
-    """Give the work folder, with the run's log in it; a temporary one goes when the run ends well.
-
-    The caller removes a temporary one through `_finish`, once it knows the outcomes.
-    """
+def _run(
+    settings: Settings,
+    verbosity: int,
+    work: Callable[[Report], list[Outcome]],
+    failures: tuple[Status, ...],
+) -> int:
+    """Do the work with a log and a display around it; a temporary work folder goes unless it is needed."""
+    temporary = settings.work_dir is None
+    folder = _make_work_folder(settings.work_dir)
+    display = Display()
     try:
-        if settings.work_dir is None:
-            folder = Path(tempfile.mkdtemp(prefix="brainchop-"))
-        else:
-            folder = settings.work_dir
-            folder.mkdir(parents=True, exist_ok=True)
-        file_handler = logging.FileHandler(folder / "brainchop.log", encoding="utf-8")
+        with _logged(folder, settings.command, verbosity), display:
+            outcomes = work(display.report)
+    except (PipeError, KeyboardInterrupt):
+        # The message says all; after anything else the log stays, with its traceback.
+        if temporary:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    display.summarise(outcomes)
+    if any(outcome.status in failures for outcome in outcomes):
+        display.say(f"Not all images were segmented; details are in {folder / _LOG_NAME}")
+        return EXIT_SOME_FAILED
+    if temporary:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def _make_work_folder(work_dir: Path | None) -> Path:
+    try:
+        if work_dir is None:
+            return Path(tempfile.mkdtemp(prefix="brainchop-"))
+        work_dir.mkdir(parents=True, exist_ok=True)
+        (work_dir / _LOG_NAME).touch()
     except OSError as error:
-        raise OutputError(f"work folder cannot be written ({error}); name another with --work-dir") from error
-    handlers: list[logging.Handler] = [file_handler]
+        raise OutputError(
+            f"work folder {work_dir or tempfile.gettempdir()} cannot be written ({error.strerror}); "
+            "name another with --work-dir"
+        ) from error
+    return work_dir
+
+
+@contextmanager
+def _logged(folder: Path, command: str, verbosity: int) -> Iterator[None]:
+    """Send the package's log to a file in the work folder, and to the terminal if that was asked for."""
+    handlers: list[logging.Handler] = [logging.FileHandler(folder / _LOG_NAME, encoding="utf-8")]
     if verbosity:
         handlers.append(logging.StreamHandler())
-    level = logging.DEBUG if verbosity > 1 else logging.INFO
-    root = logging.getLogger("brainchop_pipe")
-    root.setLevel(level)
+    package = logging.getLogger("brainchop_pipe")
+    package.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        root.addHandler(handler)
-    logger.info("%s", settings.command)
+        package.addHandler(handler)
     try:
-        yield folder
-    except BaseException:
-        if settings.work_dir is None:
-            shutil.rmtree(folder, ignore_errors=True)
+        logger.info("%s", command)
+        yield
+    except Exception:
+        logger.exception("the run ended")
         raise
     finally:
         for handler in handlers:
-            root.removeHandler(handler)
+            package.removeHandler(handler)
             handler.close()
-
-
-def _finish(outcomes: list[Outcome], display: Display, work: Path, failures: tuple[str, ...]) -> int:
-    display.summarise(outcomes)
-    if any(outcome.status in failures for outcome in outcomes):
-        display.say(f"Some images failed; the log with details is {work / 'brainchop.log'}")
-        return EXIT_SOME_FAILED
-    if work.name.startswith("brainchop-"):
-        shutil.rmtree(work, ignore_errors=True)
-    return 0

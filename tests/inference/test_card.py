@@ -1,0 +1,78 @@
+import json
+
+import pytest
+from conftest import label, make_card
+
+from brainchop_pipe.errors import MissingInputError, ModelError
+from brainchop_pipe.inference.card import ModelCard, read_card
+from brainchop_pipe.zoo.catalog import shipped_models
+
+
+def test_made_card_reads(tmp_path):
+    assert read_card(make_card(tmp_path, "tissue")).output.index_of("GM") == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bids_label": "tissue_fast"}, "bids_label"),
+        ({"modalities": []}, "modalities"),
+        ({"colour": "red"}, "colour: Extra inputs are not permitted"),
+        ({"schema_version": 2}, "schema_version"),
+        ({"memory": {"full_gb": -1, "cropped_gb": 1}}, r"memory\.full_gb"),
+        ({"input": {"intensity": {"method": "zscore"}}}, "intensity"),
+    ],
+)
+def test_wrong_key_is_named(tmp_path, changes, message):
+    with pytest.raises(ModelError, match=message):
+        read_card(make_card(tmp_path, "tissue", **changes))
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ({"role": "mask", "labels": [label(0, "a"), label(1, "b"), label(2, "c")]}, "2 labels; 3 are given"),
+        ({"role": "tissue", "labels": [label(0, "a"), label(1, "b", tissue="GM")]}, "one with 'WM'"),
+        ({"role": "regions", "labels": [label(0, "a"), label(2, "b")]}, "indices 0, 1, 2"),
+    ],
+)
+def test_labels_that_do_not_fit_the_role_are_refused(tmp_path, output, message):
+    with pytest.raises(ModelError, match=message):
+        read_card(make_card(tmp_path, "mask", output={"description": "x", **output}))
+
+
+@pytest.mark.parametrize("path", ["../secret.onnx", "/etc/passwd"])
+def test_weights_outside_of_the_folder_are_refused(tmp_path, path):
+    card = json.loads(make_card(tmp_path, "mask").read_text())
+    card["weights"]["files"][0]["path"] = path
+    with pytest.raises(ModelError, match="leads out of its folder"):
+        read_card(make_card(tmp_path, "mask", weights=card["weights"]))
+
+
+def test_number_of_weight_files_must_fit_the_format(tmp_path):
+    card = json.loads(make_card(tmp_path, "mask").read_text())
+    with pytest.raises(ModelError, match=r"takes 2 file\(s\); 1 are given"):
+        read_card(make_card(tmp_path, "mask", weights={**card["weights"], "format": "tfjs-layers"}))
+
+
+def test_card_that_is_not_there_and_card_that_is_no_json(tmp_path):
+    with pytest.raises(MissingInputError, match="is not there"):
+        read_card(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ModelError, match="is no JSON"):
+        read_card(tmp_path / "bad.json")
+
+
+def test_shipped_cards_say_what_users_must_know():
+    models = shipped_models()
+    assert {"mindgrab", "tissue_fast", "tissue", "subcortical"} <= set(models)
+    for model in models.values():
+        assert "Not for clinical use" in model.card.intended_use
+        assert model.card.bids_label.isalnum()
+        assert model.card.weights.base_url is not None
+
+
+def test_schema_describes_itself():
+    schema = ModelCard.model_json_schema()
+    assert "bids_label" in schema["required"]
+    assert "BIDS suffixes" in schema["properties"]["modalities"]["description"]

@@ -1,0 +1,124 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import linear_model, make_card
+
+from brainchop_pipe.core.grid import Grid, Volume
+from brainchop_pipe.errors import ModelError, ProviderError
+from brainchop_pipe.inference import predict as module
+from brainchop_pipe.inference.card import Crop, ModelCard, QuantileScaling, read_card
+from brainchop_pipe.inference.predict import post_filter, predict
+from brainchop_pipe.inference.session import Execution, Session
+
+
+@pytest.fixture
+def volume() -> Volume:
+    """A ball of grey with a core of white, and a speck apart from it."""
+    ijk = np.stack(np.meshgrid(*[np.arange(64)] * 3, indexing="ij"))
+    radius = np.sqrt(((ijk - 30) ** 2).sum(axis=0))
+    voxels = np.zeros((64, 64, 64), np.uint8)
+    voxels[radius < 20] = 128
+    voxels[radius < 10] = 255
+    voxels[60:62, 60:62, 60:62] = 255
+    return Volume(voxels, Grid(voxels.shape, np.eye(4)))
+
+
+def model(folder: Path, kind: str, **changes) -> tuple[bytes, ModelCard]:
+    card = read_card(make_card(folder, kind))
+    return (folder / f"{kind}.onnx").read_bytes(), card.model_copy(update=changes)
+
+
+def test_labels_are_the_argmax_of_the_probabilities(tmp_path, volume):
+    prediction = predict(volume, *model(tmp_path, "tissue"), with_probabilities=True)
+    stacked = np.stack([prediction.probability(n).voxels for n in range(3)])
+    np.testing.assert_array_equal(prediction.labels.voxels, stacked.argmax(axis=0))
+    np.testing.assert_allclose(stacked.sum(axis=0), 1, atol=1e-6)
+    assert set(np.unique(prediction.labels.voxels)) == {0, 1, 2}
+
+
+def test_crop_changes_nothing_where_the_network_sees_single_voxels(tmp_path, volume):
+    content, card = model(tmp_path, "tissue")
+    crop = Crop(threshold=20, margin_voxels=4, agreement=1, measured_on="made")
+    cropped_card = card.model_copy(update={"input": card.input.model_copy(update={"crop": crop})})
+    full = predict(volume, content, cropped_card, full_volume=True)
+    cropped = post_filter(predict(volume, content, cropped_card, with_probabilities=True), cropped_card)
+    assert full.box[0] == slice(0, 64)
+    assert cropped.box[0].stop < 60
+    np.testing.assert_array_equal(cropped.labels.voxels, post_filter(full, card).labels.voxels)
+    assert cropped.probability(0).voxels[60, 60, 60] == 1
+
+
+def test_post_filter_takes_probabilities_along(tmp_path, volume):
+    content, card = model(tmp_path, "tissue")
+    raw = predict(volume, content, card, with_probabilities=True)
+    filtered = post_filter(raw, card)
+    assert raw.labels.voxels[60, 60, 60] == 1
+    assert filtered.labels.voxels[60, 60, 60] == 0
+    assert [float(filtered.probability(n).voxels[60, 60, 60]) for n in range(3)] == [1, 0, 0]
+    assert raw.probability(1).voxels[60, 60, 60] > 0.9
+
+
+def test_post_filter_can_be_off(tmp_path, volume):
+    content, card = model(tmp_path, "regions")
+    card = card.model_copy(
+        update={"post_filter": card.post_filter.model_copy(update={"largest_component": False})}
+    )
+    raw = predict(volume, content, card)
+    assert post_filter(raw, card) is raw
+    assert module.filter_labels(raw.labels.voxels, card) is raw.labels.voxels
+
+
+def test_quantile_scaling_of_the_card_is_used(tmp_path, volume):
+    content, card = model(tmp_path, "mask")
+    scaling = QuantileScaling(method="quantile", low=0, high=0.999)
+    quantile = card.model_copy(update={"input": card.input.model_copy(update={"intensity": scaling})})
+    assert predict(volume, content, quantile).labels.voxels.any()
+
+
+def test_probabilities_must_have_been_asked_for(tmp_path, volume):
+    with pytest.raises(ModelError, match="holds labels only"):
+        predict(volume, *model(tmp_path, "mask")).probability(1)
+
+
+def test_output_that_does_not_fit_the_card_is_refused(tmp_path, volume):
+    _, card = model(tmp_path, "mask")
+    card = card.model_copy(update={"weights": card.weights.model_copy(update={"onnx_sha256": "e" * 64})})
+    with pytest.raises(ModelError, match=r"gave shape \(1, 3, 64"):
+        predict(volume, linear_model([0, 1, 2], [0, 0, 0]), card)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path, volume):
+    _, card = model(tmp_path, "mask")
+    card = card.model_copy(update={"weights": card.weights.model_copy(update={"onnx_sha256": "f" * 64})})
+    with pytest.raises(ModelError, match="not finite"):
+        predict(volume, linear_model([0, np.nan], [0, 0]), card)
+
+
+def test_lowest_class_wins_a_tie():
+    logits = np.zeros((3, 2, 2, 2), np.float32)
+    assert not module._argmax(logits, np.dtype(np.uint8)).any()
+
+
+class BrokenOnGpu:
+    def run(self, *_):
+        raise RuntimeError("out of memory")
+
+    def get_inputs(self):
+        return [type("Input", (), {"name": "volume"})]
+
+
+@pytest.mark.parametrize("requested", ["auto", "cuda"])
+def test_failure_on_a_gpu_falls_back_only_if_the_device_was_free_to_choose(
+    tmp_path, volume, monkeypatch, requested
+):
+    content, card = model(tmp_path, "mask")
+    broken = Session(Execution(requested, "CUDAExecutionProvider", (), 1), BrokenOnGpu())
+    monkeypatch.setattr(module, "open_session", lambda *_: broken)
+    if requested == "cuda":
+        with pytest.raises(ProviderError, match="out of memory"):
+            predict(volume, content, card, device="cuda")
+        return
+    prediction = predict(volume, content, card)
+    assert prediction.execution.provider == "CPUExecutionProvider"
+    assert "out of memory" in prediction.execution.fallbacks[0]

@@ -1,0 +1,131 @@
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import linear_model
+
+from brainchop_pipe.errors import ModelError, ProviderError
+from brainchop_pipe.inference import session as module
+from brainchop_pipe.inference.session import available_devices, open_session, replace_with_cpu
+
+MODEL = linear_model([0, 1], [0, 0])
+VOLUME = np.ones((1, 1, 4, 4, 4), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(monkeypatch):
+    monkeypatch.setattr(module, "_sessions", type(module._sessions)())
+
+
+def test_session_runs_and_is_cached():
+    session = open_session(MODEL, "a", "cpu", 1)
+    assert session.run(VOLUME).shape == (1, 2, 4, 4, 4)
+    assert open_session(MODEL, "a", "cpu", 1) is session
+    assert open_session(MODEL, "a", "cpu", 2) is not session
+
+
+def test_cache_forgets_the_oldest():
+    first = open_session(MODEL, "0", "cpu", 1)
+    for n in range(1, 9):
+        open_session(MODEL, str(n), "cpu", 1)
+    assert open_session(MODEL, "0", "cpu", 1) is not first
+
+
+def test_auto_says_what_ran():
+    execution = open_session(MODEL, "a", "auto", 1).execution
+    assert execution.requested == "auto"
+    assert execution.provider.endswith("ExecutionProvider")
+
+
+@pytest.mark.parametrize("device", ["cuda", "coreml"])
+def test_device_asked_for_by_name_is_strict(device):
+    if device in available_devices():
+        pytest.skip(f"this onnxruntime has {device}")
+    with pytest.raises(ProviderError, match=f"{device!r} was asked for"):
+        open_session(MODEL, "a", device, 1)
+
+
+def test_file_that_is_no_model_is_refused():
+    with pytest.raises(ModelError, match="does not take the model"):
+        open_session(b"nonsense", "a", "cpu", 1)
+
+
+def test_wrong_shape_is_a_providers_error():
+    with pytest.raises(ProviderError, match="failed on a volume of shape"):
+        open_session(MODEL, "a", "cpu", 1).run(VOLUME[0])
+
+
+class FakeRuntime:
+    """An onnxruntime in which CUDA is installed and behaves as told."""
+
+    RunOptions = SimpleNamespace
+    SessionOptions = staticmethod(
+        lambda: SimpleNamespace(add_session_config_entry=lambda key, value: None)
+    )
+
+    def __init__(self, given):
+        self.given = given
+
+    def get_available_providers(self):
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def InferenceSession(self, model, options, providers):  # noqa: N802 - the name of the real one
+        asked = providers[0][0]
+        ran = self.given.get(asked, asked)
+        if isinstance(ran, Exception):
+            raise ran
+        return SimpleNamespace(get_providers=lambda: [ran])
+
+
+@pytest.mark.parametrize("given", ["CPUExecutionProvider", RuntimeError("no driver")])
+def test_provider_that_is_installed_but_does_not_work(monkeypatch, given):
+    monkeypatch.setattr(module, "load_onnxruntime", lambda: FakeRuntime({"CUDAExecutionProvider": given}))
+    execution = open_session(MODEL, "a", "auto", 1).execution
+    assert execution.provider == "CPUExecutionProvider"
+    assert "CUDAExecutionProvider" in execution.fallbacks[0]
+    with pytest.raises(ProviderError, match="CUDAExecutionProvider|was asked for"):
+        open_session(MODEL, "a", "cuda", 1)
+
+
+def test_provider_that_works_is_preferred_to_the_cpu(monkeypatch):
+    monkeypatch.setattr(module, "load_onnxruntime", lambda: FakeRuntime({}))
+    assert open_session(MODEL, "a", "auto", 1).execution.provider == "CUDAExecutionProvider"
+    assert open_session(MODEL, "a", "cuda", 1).execution.fallbacks == ()
+
+
+def test_no_provider_at_all_is_an_error(monkeypatch):
+    runtime = FakeRuntime({})
+    monkeypatch.setattr(runtime, "get_available_providers", list)
+    monkeypatch.setattr(module, "load_onnxruntime", lambda: runtime)
+    with pytest.raises(ProviderError, match="none installed"):
+        open_session(MODEL, "a", "auto", 1)
+
+
+def test_replacement_on_the_cpu_keeps_the_reason():
+    session = open_session(MODEL, "a", "auto", 1)
+    replaced = replace_with_cpu(session, MODEL, "a", "out of memory")
+    assert replaced.execution.fallbacks[-1] == "out of memory"
+    assert open_session(MODEL, "a", "auto", 1) is replaced
+
+
+def test_telemetry_is_off_before_the_import():
+    code = (
+        "from brainchop_pipe.inference import session; import os, sys;"
+        "assert 'onnxruntime' not in sys.modules;"
+        "session.load_onnxruntime(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.stdout.strip() == "1", result.stderr
+
+
+def test_warns_where_onnxruntime_was_there_first(monkeypatch, caplog):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    module.load_onnxruntime.cache_clear()
+    module.load_onnxruntime()
+    assert "telemetry" in caplog.text
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
