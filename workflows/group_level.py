@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from brainchop_pipe.bids.derivatives import json_bytes
+from brainchop_pipe.bids.derivatives import VOLUMES_TABLE, json_bytes
 from brainchop_pipe.bids.names import parse_name
 from brainchop_pipe.errors import NoMatchError
 from brainchop_pipe.storage import write_if_changed
@@ -32,7 +32,7 @@ def run_group(output_dir: Path) -> Path:
     Returns
     -------
     Path
-        ``phenotype/brainchop_volumes.tsv``, with a data dictionary beside it.
+        ``volumes.tsv``, with a data dictionary beside it.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def run_group(output_dir: Path) -> Path:
     writer = csv.writer(table, delimiter="\t", lineterminator="\n")
     writer.writerow(_COLUMNS)
     writer.writerows(rows)
-    path = output_dir / "phenotype" / "brainchop_volumes.tsv"
+    path = output_dir / f"{VOLUMES_TABLE}.tsv"
     write_if_changed(path, table.getvalue().encode())
     dictionary = {name: {"Description": text} for name, text in _COLUMNS.items()}
     dictionary["volume_mm3"]["Units"] = "mm^3"
@@ -63,8 +63,8 @@ def _rows(sidecar: Path, output_dir: Path) -> Iterator[tuple[str, ...]]:
         return
     entities = dict(parsed[0])
     session = f"ses-{entities['ses']}" if "ses" in entities else "n/a"
-    table = f"seg-{entities['seg']}_dseg.tsv" if "seg" in entities else "dseg.tsv"
-    names = _label_names(output_dir / table)
+    own_table = sidecar.with_suffix(".tsv")
+    names = _label_names(output_dir / f"seg-{entities['seg']}_dseg.tsv" if "seg" in entities else own_table)
     image = sidecar.relative_to(output_dir).with_suffix(".nii.gz").as_posix()
     for index, volume in volumes.items():
         yield f"sub-{entities['sub']}", session, image, index, names.get(index, "n/a"), str(volume)

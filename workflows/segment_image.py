@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from brainchop_pipe.bids.derivatives import Content, Product, plan_products, sidecar_metadata
+from brainchop_pipe.bids.derivatives import Content, Product, plan_products, sidecar_metadata, tissue_table
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.bids.provenance import (
     FileState,
@@ -30,7 +30,7 @@ from brainchop_pipe.errors import PipeError
 from brainchop_pipe.images import check_readable, image_bytes
 from brainchop_pipe.inference.predict import Prediction
 from brainchop_pipe.settings import Settings
-from brainchop_pipe.steps import Prepared, combine_tissues, prepare, run_model
+from brainchop_pipe.steps import Prepared, check_tissue_share, combine_tissues, prepare, run_model, wants_mask
 from brainchop_pipe.zoo.catalog import Model
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,16 @@ class ReadyModel:
 
     model: Model
     content: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class _Restored:
+    """A product's maps on the output's grid, volumes by label index, and what is odd about them."""
+
+    grid: Grid
+    voxels: dict[Content, np.ndarray]
+    volumes_mm3: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -165,56 +175,73 @@ class _ImageWork:
     def _make(self, product: Product, prepared: Prepared, record: dict[str, Any]) -> list[Outcome]:
         """Predict, restore and write one product."""
         try:
-            predictions = [self._predict(model, prepared) for model in product.models]
+            predictions = self._predict(product, prepared)
             with self.clock.stage(f"write {product.models[-1].card.name}"):
-                self._write(product, prepared, predictions, record)
+                restored = self._restore(product, predictions, prepared)
+                notes = (*prepared.notes, *restored.notes)
+                provenance = self._provenance(product, predictions, record, notes)
+                self._write(product, prepared, restored, provenance)
         except Exception as error:  # noqa: BLE001 - one bad model must not stop the others
             return self._outcomes([product], "failed", self._explain(error))
-        return self._outcomes([product], "done", " ".join(prepared.notes))
+        return self._outcomes([product], "done", " ".join(notes))
 
-    def _predict(self, model: Model, prepared: Prepared) -> Prediction:
-        name = model.card.name
-        with self.clock.stage(f"infer {name}"):
-            return run_model(prepared, model, self.models[name].content, self.settings.processing)
+    def _predict(self, product: Product, prepared: Prepared) -> list[Prediction]:
+        """Run a product's models; what the first finds of the brain is at hand for the second."""
+        predictions: list[Prediction] = []
+        for model in product.models:
+            name = model.card.name
+            mask = predictions[0] if predictions else None
+            with self.clock.stage(f"infer {name}"):
+                content = self.models[name].content
+                predictions.append(run_model(prepared, model, content, self.settings.processing, mask))
+        return predictions
+
+    def _restore(self, product: Product, predictions: list[Prediction], prepared: Prepared) -> _Restored:
+        """Bring what was predicted onto the output's grid, and count it on the models'."""
+        grid = prepared.output_grid(self.settings.processing.output_orientation)
+        if not product.is_tissue_set:
+            labels = predictions[0].labels
+            voxels = restore_labels(labels, grid, self.settings.processing.label_interpolation)
+            return _Restored(grid, {"segmentation": voxels}, _volumes_mm3(labels.voxels, labels.grid))
+        mask, tissue = predictions
+        card = product.models[1].card
+        conformed = combine_tissues(mask, tissue, card, mask.grid)
+        notes = check_tissue_share(conformed, card.name)
+        maps = combine_tissues(mask, tissue, card, grid)
+        gm, wm, csf = maps.probabilities
+        contents: dict[Content, np.ndarray] = {"mask": maps.mask.astype(np.uint8), "dseg": maps.labels}
+        contents |= {"GM": gm, "WM": wm, "CSF": csf}
+        return _Restored(grid, contents, _volumes_mm3(conformed.labels, mask.grid), notes)
 
     def _write(
-        self, product: Product, prepared: Prepared, predictions: list[Prediction], record: dict[str, Any]
+        self, product: Product, prepared: Prepared, restored: _Restored, provenance: dict[str, Any]
     ) -> None:
-        grid = prepared.output_grid(self.settings.processing.output_orientation)
-        if product.is_tissue_set:
-            voxels = self._tissue_voxels(product, predictions, grid)
-            counted = self._tissue_voxels(product, predictions, predictions[0].grid)["dseg"]
-        else:
-            labels = predictions[0].labels
-            interpolation = self.settings.processing.label_interpolation
-            voxels = {"segmentation": restore_labels(labels, grid, interpolation)}
-            counted = labels.voxels
-        provenance = self._provenance(product, prepared, predictions, record)
         derivatives = []
         for content, file in product.files(self.source).items():
-            volume = Volume(voxels[content], grid)
+            volume = Volume(restored.voxels[content], restored.grid)
             is_label = volume.voxels.dtype.kind == "u"
             encoded = image_bytes(volume, prepared.image.placement, labels=is_label)
             sidecar = sidecar_metadata(content, self.source, product)
             if content in ("dseg", "segmentation"):
-                sidecar["VolumesMm3"] = _volumes_mm3(counted, predictions[0].grid)
+                sidecar["VolumesMm3"] = restored.volumes_mm3
             derivatives.append(Derivative(file, encoded, {**sidecar, "Provenance": provenance}))
-        publish(self.settings.output_dir, derivatives, force=self.settings.force)
-
-    def _tissue_voxels(
-        self, product: Product, predictions: list[Prediction], grid: Grid
-    ) -> dict[Content, np.ndarray]:
-        maps = combine_tissues(predictions[0], predictions[1], product.models[1].card, grid)
-        gm, wm, csf = maps.probabilities
-        return {"mask": maps.mask.astype(np.uint8), "dseg": maps.labels, "GM": gm, "WM": wm, "CSF": csf}
+        tables = tissue_table(self.source, product)
+        publish(self.settings.output_dir, derivatives, tables, force=self.settings.force)
 
     def _provenance(
-        self, product: Product, prepared: Prepared, predictions: list[Prediction], record: dict[str, Any]
+        self,
+        product: Product,
+        predictions: list[Prediction],
+        record: dict[str, Any],
+        notes: tuple[str, ...],
     ) -> dict[str, Any]:
         executions = {
             model.card.name: execution_record(prediction.execution)
             for model, prediction in zip(product.models, predictions, strict=True)
         }
+        if product.is_tissue_set and wants_mask(product.models[1], self.settings.processing):
+            mask, tissue = (model.card.name for model in product.models)
+            executions[tissue]["Preparation"] = f"voxels outside of the mask of {mask} set to 0"
         return {
             "Signature": signature(product.models, self.settings),
             "Command": self.settings.command,
@@ -228,7 +255,7 @@ class _ImageWork:
             "EndTime": utc_now(),
             "StageSeconds": {stage: round(s, 2) for stage, s in self.clock.seconds.items()},
             "PeakMemoryMB": peak_memory_mb(),
-            "Warnings": [*prepared.notes, *(f for e in executions.values() for f in e["Fallbacks"])],
+            "Warnings": [*notes, *(reason for e in executions.values() for reason in e["Fallbacks"])],
         }
 
     def _outcomes(

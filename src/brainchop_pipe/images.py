@@ -194,20 +194,25 @@ def _explained(path: Path) -> Iterator[None]:
             f"{path.name} is truncated or corrupt (gzip: {error}); copy or convert it again"
         ) from error
     except (ImageFileError, HeaderDataError) as error:
-        raise InputError(f"{path.name} is no readable image ({error}); convert it again") from error
+        raise InputError(f"{path.name} is no readable image ({_line(error)}); convert it again") from error
     except OSError as error:
         if error.errno in (errno.EIO, errno.ENOSPC, errno.ENOMEM):
             raise
         raise InputError(
-            f"{path.name} holds less data than its header describes, or damaged data ({error}); "
+            f"{path.name} holds less data than its header describes, or damaged data ({_line(error)}); "
             "copy or convert it again"
         ) from error
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"{path.name} has a header that makes no sense ({error}); convert it again"
+            f"{path.name} has a header that makes no sense ({_line(error)}); convert it again"
         ) from error
     finally:
         header_checks.setLevel(level)
+
+
+def _line(error: Exception) -> str:
+    """Give another library's message in one line."""
+    return " ".join(str(error).split())
 
 
 def _check_voxel_type(name: str, image: Any) -> None:

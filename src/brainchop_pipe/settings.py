@@ -10,6 +10,7 @@ from brainchop_pipe.images import AffineChoice
 from brainchop_pipe.inference.session import Device
 
 Orientation = Literal["ras", "native"]
+Preparation = Literal["auto", "none"]
 
 # Until the package carries a model of its own: together these two give mask and tissues.
 DEFAULT_MODELS = ("mindgrab", "tissue")
@@ -27,6 +28,9 @@ class Processing:
         The model that owns the tissue maps; None: the first that can.
     prefer_affine : {"sform", "qform"} or None
         Which one to believe where the two contradict each other.
+    prepare : {"auto", "none"}
+        "auto": what a model's card asks for, the mask of a mask model first; "none":
+        every model sees the whole head.
     full_volume : bool
         No crop to the head.
     output_orientation : {"ras", "native"}
@@ -40,6 +44,7 @@ class Processing:
     models: tuple[str, ...] = DEFAULT_MODELS
     tissue_model: str | None = None
     prefer_affine: AffineChoice | None = None
+    prepare: Preparation = "auto"
     full_volume: bool = False
     output_orientation: Orientation = "ras"
     label_interpolation: LabelInterpolation = "linear"
@@ -48,7 +53,7 @@ class Processing:
 
     def parameters(self) -> dict[str, Any]:
         """Give what decides the content of an output, apart from its models: names as in files."""
-        decisive = ("prefer_affine", "full_volume", "output_orientation", "label_interpolation")
+        decisive = ("prefer_affine", "prepare", "full_volume", "output_orientation", "label_interpolation")
         return {_camel_case(f.name): getattr(self, f.name) for f in fields(self) if f.name in decisive}
 
 

@@ -28,6 +28,11 @@ from brainchop_pipe.storage import write_whole
 from brainchop_pipe.zoo.catalog import Model, find_model
 from brainchop_pipe.zoo.fetch import ModelStore
 
+# Share of grey and white matter in the mask. In adults CSF takes 15 to 35 %, in severe
+# atrophy nearly half; below the first figure the tissue model did not see the brain.
+_FAILED_TISSUE_SHARE = 0.3
+_LOW_TISSUE_SHARE = 0.6
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -56,21 +61,32 @@ def prepare(path: Path, prefer_affine: AffineChoice | None = None) -> Prepared:
         raise InputError(f"{path.name}: {error}") from error
 
 
-def run_model(prepared: Prepared, model: Model, content: bytes, processing: Processing) -> Prediction:
+def run_model(
+    prepared: Prepared,
+    model: Model,
+    content: bytes,
+    processing: Processing,
+    mask: Prediction | None = None,
+) -> Prediction:
     """Predict and post-filter; probabilities come with models of masks and tissues.
 
     Parameters
     ----------
     content : bytes
         The model's ONNX file.
+    mask : Prediction or None
+        Brain mask: what lies outside is set to 0 for models whose cards ask for that.
 
     Raises
     ------
     InputError
         The model finds nothing at all.
     """
+    volume = prepared.conformed.volume
+    if mask is not None and wants_mask(model, processing):
+        volume = Volume(volume.voxels * (mask.labels.voxels > 0), volume.grid)
     prediction = predict(
-        prepared.conformed.volume,
+        volume,
         content,
         model.card,
         device=processing.device,
@@ -84,6 +100,11 @@ def run_model(prepared: Prepared, model: Model, content: bytes, processing: Proc
             f"coordinates, in a contrast that the model knows ({', '.join(model.card.modalities)})?"
         )
     return post_filter(prediction, model.card)
+
+
+def wants_mask(model: Model, processing: Processing) -> bool:
+    """Tell whether a model is to see the brain only, where a mask is at hand."""
+    return processing.prepare == "auto" and model.card.input.prepare == "mask"
 
 
 def combine_tissues(mask: Prediction, tissue: Prediction, card: ModelCard, target: Grid) -> TissueMaps:
@@ -104,6 +125,24 @@ def combine_tissues(mask: Prediction, tissue: Prediction, card: ModelCard, targe
     gm = tissue.probability(card.output.index_of("GM"))
     wm = tissue.probability(card.output.index_of("WM"))
     return tissue_maps(*(restore_probability(p, target) for p in (brain, gm, wm, csf)))
+
+
+def check_tissue_share(maps: TissueMaps, name: str) -> tuple[str, ...]:
+    """Refuse tissue maps in which hardly any of the brain is tissue; note a share that is low.
+
+    Raises
+    ------
+    InputError
+        The tissue model failed on this image: the maps must not get a trusted name.
+    """
+    share = maps.tissue_share
+    found = f"{name} finds grey or white matter in only {share:.0%} of the brain mask (65 to 85 % are usual)"
+    if share < _FAILED_TISSUE_SHARE:
+        raise InputError(
+            f"{found}, so it failed on this image, and nothing was written; try another tissue model, or "
+            "correct the intensities first (bias field)"
+        )
+    return (f"{found}; look at the result.",) if share < _LOW_TISSUE_SHARE else ()
 
 
 def conform_file(in_file: Path, out_file: Path, *, prefer_affine: AffineChoice | None = None) -> Path:

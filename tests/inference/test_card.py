@@ -1,11 +1,11 @@
 import json
 
 import pytest
-from conftest import label, make_card
 
 from brainchop_pipe.errors import MissingInputError, ModelError
 from brainchop_pipe.inference.card import ModelCard, read_card
 from brainchop_pipe.zoo.catalog import shipped_models
+from conftest import label, make_card
 
 
 def test_made_card_reads(tmp_path):

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import linear_model, make_card
 
 from brainchop_pipe.core.grid import Grid, Volume
 from brainchop_pipe.errors import ModelError, ProviderError
@@ -10,6 +9,7 @@ from brainchop_pipe.inference import predict as module
 from brainchop_pipe.inference.card import Crop, ModelCard, QuantileScaling, read_card
 from brainchop_pipe.inference.predict import post_filter, predict
 from brainchop_pipe.inference.session import Execution, Session
+from conftest import linear_model, make_card
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import linear_model
 
 from brainchop_pipe.errors import ModelError, ProviderError
 from brainchop_pipe.inference import session as module
 from brainchop_pipe.inference.session import available_devices, open_session, replace_with_cpu
+from conftest import linear_model
 
 MODEL = linear_model([0, 1], [0, 0])
 VOLUME = np.ones((1, 1, 4, 4, 4), np.float32)
@@ -62,9 +62,7 @@ class FakeRuntime:
     """An onnxruntime in which CUDA is installed and behaves as told."""
 
     RunOptions = SimpleNamespace
-    SessionOptions = staticmethod(
-        lambda: SimpleNamespace(add_session_config_entry=lambda key, value: None)
-    )
+    SessionOptions = staticmethod(lambda: SimpleNamespace(add_session_config_entry=lambda key, value: None))
 
     def __init__(self, given):
         self.given = given
@@ -86,7 +84,7 @@ def test_provider_that_is_installed_but_does_not_work(monkeypatch, given):
     execution = open_session(MODEL, "a", "auto", 1).execution
     assert execution.provider == "CPUExecutionProvider"
     assert "CUDAExecutionProvider" in execution.fallbacks[0]
-    with pytest.raises(ProviderError, match="CUDAExecutionProvider|was asked for"):
+    with pytest.raises(ProviderError, match=r"CUDAExecutionProvider|was asked for"):
         open_session(MODEL, "a", "cuda", 1)
 
 

@@ -8,6 +8,7 @@ result has the model's name in its own.
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -20,26 +21,20 @@ from brainchop_pipe.zoo.catalog import Model
 
 BIDS_VERSION = "1.11.1"
 
+# Of the group level: a row for each label of each image, which BIDS has no place for.
+VOLUMES_TABLE = "volumes"
+
 Content = Literal["mask", "dseg", "GM", "WM", "CSF", "segmentation"]
 
 # Of the trusted set: index, name, abbreviation, colour. The numbers are BIDS's and sMRIPrep's.
 _TISSUES = (
-    (0, "Background", "BG", "#000000"),
-    (1, "Grey matter", "GM", "#CD3E4E"),
-    (2, "White matter", "WM", "#F5F5F5"),
-    (3, "Cerebrospinal fluid", "CSF", "#3CB4E6"),
+    ("0", "Background", "BG", "#000000"),
+    ("1", "Grey matter", "GM", "#CD3E4E"),
+    ("2", "White matter", "WM", "#F5F5F5"),
+    ("3", "Cerebrospinal fluid", "CSF", "#3CB4E6"),
 )
 
-_TABLE_HEAD = ("index", "name", "abbreviation", "color", "freesurfer")
-
-# BIDS inheritance hands the first two to each label map, whose own sidecar overrides them.
-_TABLE_METADATA = {
-    "Description": "Labels and their colours",
-    "SpatialReference": "orig",
-    "freesurfer": {
-        "Description": "Index in FreeSurfer's colour table; left and right for a class of both sides"
-    },
-}
+_TABLE_HEAD = ("index", "name", "abbreviation", "color")
 
 _README = """\
 # Brain segmentations by brainchop_pipe
@@ -49,10 +44,10 @@ label maps in the folder of the same name, on its own grid. Voxels are in the or
 nearest to RAS+ unless the sidecar's `OutputOrientation` says "native".
 
 - `*_desc-brain_mask.nii.gz`: brain with the cerebrospinal fluid around it, 0 or 1
-- `*_dseg.nii.gz`: 1 = grey matter, 2 = white matter, 3 = cerebrospinal fluid
+- `*_dseg.nii.gz`: 1 = grey matter, 2 = white matter, 3 = cerebrospinal fluid (`*_dseg.tsv`)
 - `*_label-{GM,WM,CSF}_probseg.nii.gz`: probabilities of these, 0 to 1
 - `*_seg-NAME_desc-*_dseg.nii.gz`: label map of the model NAME; labels in `seg-NAME_dseg.tsv`
-- `phenotype/brainchop_volumes.tsv`: all volumes, after the group level
+- `volumes.tsv`: volumes of all labels of all images, after the group level
 
 Not for clinical use. How a file was made (input, model, versions, parameters,
 digests) stands in its sidecar under `Provenance`.
@@ -152,6 +147,17 @@ def sidecar_metadata(content: Content, source: Source, product: Product) -> dict
     return metadata
 
 
+def tissue_table(source: Source, product: Product) -> dict[PurePosixPath, bytes]:
+    """Give the label table that stands beside a tissue ``dseg``; other products have theirs at the root.
+
+    A ``dseg.tsv`` at the root would need a ``dseg.json`` there, which BIDS inheritance
+    would hand to the label maps of all models.
+    """
+    if not product.is_tissue_set:
+        return {}
+    return {source.derivative("dseg", ".tsv"): _table(_TABLE_HEAD, _TISSUES)}
+
+
 def write_dataset_files(
     output_dir: Path, bids_dir: Path | None, models: tuple[Model, ...], code: dict[str, Any]
 ) -> None:
@@ -163,15 +169,15 @@ def write_dataset_files(
     bids_dir : Path or None
         None for images that are in no dataset: then there are only label tables.
     models : tuple of Model
-    code : mapping
+    code : dict
         Entry of ``GeneratedBy`` for this program.
     """
-    for product in (*plan_products(models, None), *(Product((m,)) for m in models)):
-        _write_label_table(output_dir, product)
+    for model in models:
+        _write_label_table(output_dir, model)
     if bids_dir is None:
         return
-    raw_description = _raw_description(bids_dir)
     raw = quote(os.path.relpath(bids_dir.resolve(), output_dir.resolve()))
+    raw_description = _raw_description(bids_dir)
     description = {
         "Name": f"brainchop_pipe segmentations of {raw_description.get('Name', 'a dataset without a name')}",
         "BIDSVersion": BIDS_VERSION,
@@ -183,6 +189,7 @@ def write_dataset_files(
     }
     write_if_changed(output_dir / "dataset_description.json", json_bytes(description))
     write_if_changed(output_dir / "README.md", _README.encode())
+    write_if_changed(output_dir / ".bidsignore", f"{VOLUMES_TABLE}.*\n".encode())
 
 
 def json_bytes(content: Any) -> bytes:
@@ -190,27 +197,34 @@ def json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _write_label_table(output_dir: Path, product: Product) -> None:
-    """Write the table of a product's labels to the root, where BIDS inheritance finds it."""
-    card = product.models[-1].card
-    if product.is_tissue_set:
-        name = "dseg"
-        rows = [(str(index), title, short, color, "n/a") for index, title, short, color in _TISSUES]
-    else:
-        name = f"seg-{card.bids_label}_dseg"
-        rows = [
-            (
-                str(label.index),
-                label.name,
-                label.abbreviation or "n/a",
-                label.color,
-                ",".join(map(str, label.freesurfer)) or "n/a",
-            )
-            for label in card.output.labels
-        ]
-    table = "\n".join("\t".join(row) for row in (_TABLE_HEAD, *rows)) + "\n"
-    write_if_changed(output_dir / f"{name}.tsv", table.encode())
-    write_if_changed(output_dir / f"{name}.json", json_bytes(_TABLE_METADATA))
+def _write_label_table(output_dir: Path, model: Model) -> None:
+    """Write the table of a model's labels to the root, where BIDS inheritance finds it."""
+    card = model.card
+    rows = (
+        (
+            str(label.index),
+            label.name,
+            label.abbreviation or "n/a",
+            label.color,
+            ",".join(map(str, label.freesurfer)) or "n/a",
+        )
+        for label in card.output.labels
+    )
+    # Each label map inherits the first two and overrides them in its own sidecar.
+    metadata = {
+        "Description": f"Labels of the model {card.name}",
+        "SpatialReference": "orig",
+        "freesurfer": {
+            "Description": "Index in FreeSurfer's colour table; left and right for a class of both sides"
+        },
+    }
+    path = output_dir / f"seg-{card.bids_label}_dseg.tsv"
+    write_if_changed(path, _table((*_TABLE_HEAD, "freesurfer"), rows))
+    write_if_changed(path.with_suffix(".json"), json_bytes(metadata))
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> bytes:
+    return "".join("\t".join(row) + "\n" for row in (head, *rows)).encode()
 
 
 def _raw_description(bids_dir: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from brainchop_pipe.bids.derivatives import json_bytes
 from brainchop_pipe.bids.provenance import FileState
 from brainchop_pipe.errors import OutputError, UsageError
-from brainchop_pipe.storage import sha256_of_bytes, sha256_of_file, write_whole
+from brainchop_pipe.storage import sha256_of_bytes, sha256_of_file, write_if_changed, write_whole
 
 _GENERATOR = "brainchop_pipe"
 
@@ -102,8 +102,14 @@ def is_complete(
     return True
 
 
-def publish(output_dir: Path, derivatives: list[Derivative], *, force: bool = False) -> None:
-    """Write a product: old sidecars away, then the images, then the sidecars.
+def publish(
+    output_dir: Path,
+    derivatives: list[Derivative],
+    tables: dict[PurePosixPath, bytes],
+    *,
+    force: bool = False,
+) -> None:
+    """Write a product: old sidecars away, then images and tables, then the sidecars.
 
     An image counts only with its sidecar, so that a kill at any moment leaves either
     the old product, or one that the next run does again. The caller holds the lock.
@@ -123,6 +129,8 @@ def publish(output_dir: Path, derivatives: list[Derivative], *, force: bool = Fa
             sidecar_path(image).unlink(missing_ok=True)
         for image, derivative in zip(images, derivatives, strict=True):
             write_whole(image, derivative.content)
+        for table, content in tables.items():
+            write_if_changed(output_dir / table, content)
         for image, derivative in zip(images, derivatives, strict=True):
             output = {"SHA256": sha256_of_bytes(derivative.content), "Size": len(derivative.content)}
             record = {**derivative.sidecar["Provenance"], "Output": output}

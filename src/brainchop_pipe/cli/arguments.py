@@ -14,6 +14,7 @@ from brainchop_pipe.inference.session import DEVICES
 from brainchop_pipe.settings import (
     DEFAULT_MODELS,
     Orientation,
+    Preparation,
     Processing,
     Query,
     Settings,
@@ -129,6 +130,7 @@ def _settings(given: argparse.Namespace, query: Query, command: str, bids_dir: P
         models=tuple(given.models),
         tissue_model=given.tissue_model,
         prefer_affine=given.prefer_affine,
+        prepare=given.prepare,
         full_volume=given.full_volume,
         output_orientation=given.output_orientation,
         label_interpolation=given.label_interpolation,
@@ -172,6 +174,12 @@ def _add_processing(parser: argparse.ArgumentParser) -> None:
         choices=DEVICES,
         default="auto",
         help="auto takes the best that works; a name is strict: that one or an error",
+    )
+    add(
+        "--prepare",
+        choices=get_args(Preparation),
+        default="auto",
+        help="auto: brain mask first for models whose cards ask for it; none: whole heads to all",
     )
     add("--full-volume", action="store_true", help="no crop to the head: exact, and up to twice as slow")
     images = parser.add_argument_group("images and outputs")

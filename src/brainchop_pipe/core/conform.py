@@ -22,6 +22,9 @@ LabelInterpolation = Literal["linear", "nearest"]
 # adult); what lies lower is face and neck, which may be cut.
 _BRAIN_HEIGHT_MM = 170.0
 
+# Skin and skull are thicker than this: a box that cuts less keeps its centre.
+_SCALP_MM = 4.0
+
 # Where the field of view is too large for the box, the head is looked for on a lattice of
 # about this spacing, above this share of the bright end of the histogram.
 _SEARCH_SPACING_MM = 3.0
@@ -147,15 +150,15 @@ def _fit_box(image: Volume) -> tuple[tuple[int, int, int], tuple[str, ...]]:
 
 def _shift_along_axis(head_low: float, head_high: float, box_low: float, box_high: float) -> int:
     """Fewest whole millimetres that bring the head into the box; the upper end has precedence."""
-    if head_high > box_high:
+    if head_high > box_high + _SCALP_MM:
         return int(np.ceil(head_high - box_high))
-    if head_low < box_low:
+    if head_low < box_low - _SCALP_MM:
         return -int(np.ceil(min(box_low - head_low, box_high - head_high)))
     return 0
 
 
 def _head_bounds_mm(image: Volume) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest world position of the head: the largest bright region."""
+    """Lowest and highest world position of the head, the largest bright region, to within a sample."""
     stride = [max(1, round(_SEARCH_SPACING_MM / s)) for s in image.grid.spacing_mm]
     sample = image.voxels[:: stride[0], :: stride[1], :: stride[2]]
     dark, bright = np.percentile(sample, (1, 99))

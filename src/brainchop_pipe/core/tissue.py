@@ -29,6 +29,12 @@ class TissueMaps:
     labels: np.ndarray
     probabilities: np.ndarray
 
+    @property
+    def tissue_share(self) -> float:
+        """Share of the mask that is grey or white matter, 0 to 1; 0 for an empty mask."""
+        tissue = int(np.count_nonzero((self.labels == GM) | (self.labels == WM)))
+        return tissue / max(int(np.count_nonzero(self.mask)), 1)
+
 
 def csf_probability(brain: np.ndarray, neither: np.ndarray) -> np.ndarray:
     """Give p(CSF) = p(brain, CSF included) · p(neither grey nor white matter), float32."""
