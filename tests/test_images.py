@@ -5,11 +5,11 @@ import struct
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import head_affine, head_voxels, save
 
 from brainchop_pipe.core.grid import Grid, Volume
 from brainchop_pipe.errors import GeometryError, InputError, MissingInputError
 from brainchop_pipe.images import Placement, check_readable, image_bytes, read_image
+from conftest import head_affine, head_voxels, save
 
 AFFINE = head_affine()
 
@@ -132,7 +132,10 @@ def test_forms_that_differ_a_little_are_noted(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"shift_mm": 4}, r"qform \(RAS\) and sform \(RAS\) differ by 4.0 mm"), ({"flip": True}, "left and right")],
+    [
+        ({"shift_mm": 4}, r"qform \(RAS\) and sform \(RAS\) differ by 4.0 mm"),
+        ({"flip": True}, "left and right"),
+    ],
 )
 def test_forms_that_contradict_each_other_need_a_decision(tmp_path, change, message):
     path = contradicting(tmp_path / "a.nii", **change)

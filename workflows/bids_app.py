@@ -70,7 +70,8 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
     prepare_output_dir(settings.output_dir, settings.bids_dir)
     store = ModelStore.from_environment()
     ready = tuple(ReadyModel(model, store.load(model)) for model in models)
-    write_dataset_files(settings.output_dir, settings.bids_dir, models, code_record())
+    if settings.bids_dir is not None:
+        write_dataset_files(settings.output_dir, settings.bids_dir, code_record())
     uses = Counter(source.key for source in jobs)
     groups: dict[str, list[Source]] = {}
     for source in jobs:

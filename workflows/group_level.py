@@ -63,8 +63,7 @@ def _rows(sidecar: Path, output_dir: Path) -> Iterator[tuple[str, ...]]:
         return
     entities = dict(parsed[0])
     session = f"ses-{entities['ses']}" if "ses" in entities else "n/a"
-    own_table = sidecar.with_suffix(".tsv")
-    names = _label_names(output_dir / f"seg-{entities['seg']}_dseg.tsv" if "seg" in entities else own_table)
+    names = _label_names(sidecar.with_suffix(".tsv"))
     image = sidecar.relative_to(output_dir).with_suffix(".nii.gz").as_posix()
     for index, volume in volumes.items():
         yield f"sub-{entities['sub']}", session, image, index, names.get(index, "n/a"), str(volume)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from brainchop_pipe.bids.derivatives import Content, Product, plan_products, sidecar_metadata, tissue_table
+from brainchop_pipe.bids.derivatives import Content, Product, label_table, plan_products, sidecar_metadata
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.bids.provenance import (
     FileState,
@@ -225,7 +225,7 @@ class _ImageWork:
             if content in ("dseg", "segmentation"):
                 sidecar["VolumesMm3"] = restored.volumes_mm3
             derivatives.append(Derivative(file, encoded, {**sidecar, "Provenance": provenance}))
-        tables = tissue_table(self.source, product)
+        tables = label_table(self.source, product)
         publish(self.settings.output_dir, derivatives, tables, force=self.settings.force)
 
     def _provenance(

@@ -10,9 +10,7 @@ from brainchop_pipe.core.grid import Grid, Volume, canonical_grid, conformed_gri
 from brainchop_pipe.core.resample import resample_labels
 from brainchop_pipe.errors import InputError
 
-ORIENTATIONS = [
-    (order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)
-]
+ORIENTATIONS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 
 # Axis-aligned, oblique, anisotropic: spacings in mm and angles in degrees.
 GRIDS = [

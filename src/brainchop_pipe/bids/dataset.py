@@ -21,7 +21,7 @@ CONTRASTS = ("T1w", "T2w", "FLAIR", "PDw", "T2starw", "UNIT1", "inplaneT1", "inp
 _EXTENSIONS = (".nii", ".nii.gz")
 
 # Findings of the validator about single images: those fail by themselves, and named.
-_CONFINED_TO_AN_IMAGE = ("EMPTY_FILE", "NIFTI_", "FILE_READ")
+_CONFINED_TO_AN_IMAGE = ("EMPTY_FILE", "FILE_READ", "NIFTI_", "SYMLINK_BROKEN")
 
 
 def check_dataset(bids_dir: Path, *, skip_validation: bool = False) -> None:

@@ -36,6 +36,8 @@ _TISSUES = (
 
 _TABLE_HEAD = ("index", "name", "abbreviation", "color")
 
+_FREESURFER_COLUMN = "Index in FreeSurfer's colour table; left and right for a class of both sides"
+
 _README = """\
 # Brain segmentations by brainchop_pipe
 
@@ -46,7 +48,7 @@ nearest to RAS+ unless the sidecar's `OutputOrientation` says "native".
 - `*_desc-brain_mask.nii.gz`: brain with the cerebrospinal fluid around it, 0 or 1
 - `*_dseg.nii.gz`: 1 = grey matter, 2 = white matter, 3 = cerebrospinal fluid (`*_dseg.tsv`)
 - `*_label-{GM,WM,CSF}_probseg.nii.gz`: probabilities of these, 0 to 1
-- `*_seg-NAME_desc-*_dseg.nii.gz`: label map of the model NAME; labels in `seg-NAME_dseg.tsv`
+- `*_seg-NAME_desc-*_dseg.nii.gz`: label map of the model NAME; labels in the `.tsv` beside it
 - `volumes.tsv`: volumes of all labels of all images, after the group level
 
 Not for clinical use. How a file was made (input, model, versions, parameters,
@@ -144,38 +146,42 @@ def sidecar_metadata(content: Content, source: Source, product: Product) -> dict
     else:
         metadata["Manual"] = False
         metadata["Description"] = product.models[0].card.title
+        metadata["freesurfer"] = {"Description": _FREESURFER_COLUMN}
     return metadata
 
 
-def tissue_table(source: Source, product: Product) -> dict[PurePosixPath, bytes]:
-    """Give the label table that stands beside a tissue ``dseg``; other products have theirs at the root.
+def label_table(source: Source, product: Product) -> dict[PurePosixPath, bytes]:
+    """Give the table of labels that stands beside a product's label map, by its place.
 
-    A ``dseg.tsv`` at the root would need a ``dseg.json`` there, which BIDS inheritance
-    would hand to the label maps of all models.
+    Beside each label map, not once at the root: a table there would need a sidecar of
+    its own, whose keys BIDS inheritance hands to the label maps, against their own.
     """
-    if not product.is_tissue_set:
-        return {}
-    return {source.derivative("dseg", ".tsv"): _table(_TABLE_HEAD, _TISSUES)}
+    if product.is_tissue_set:
+        return {source.derivative("dseg", ".tsv"): _table(_TABLE_HEAD, _TISSUES)}
+    rows = (
+        (
+            str(label.index),
+            label.name,
+            label.abbreviation or "n/a",
+            label.color,
+            ",".join(map(str, label.freesurfer)) or "n/a",
+        )
+        for label in product.models[0].card.output.labels
+    )
+    place = product.files(source)["segmentation"]
+    name = place.name.removesuffix(".nii.gz") + ".tsv"
+    return {place.with_name(name): _table((*_TABLE_HEAD, "freesurfer"), rows)}
 
 
-def write_dataset_files(
-    output_dir: Path, bids_dir: Path | None, models: tuple[Model, ...], code: dict[str, Any]
-) -> None:
-    """Write what stands once at the root: description, label tables, what validators should pass over.
+def write_dataset_files(output_dir: Path, bids_dir: Path, code: dict[str, Any]) -> None:
+    """Write what stands once at the root: description, read-me, what validators should pass over.
 
     Parameters
     ----------
-    output_dir : Path
-    bids_dir : Path or None
-        None for images that are in no dataset: then there are only label tables.
-    models : tuple of Model
+    output_dir, bids_dir : Path
     code : dict
         Entry of ``GeneratedBy`` for this program.
     """
-    for model in models:
-        _write_label_table(output_dir, model)
-    if bids_dir is None:
-        return
     raw = quote(os.path.relpath(bids_dir.resolve(), output_dir.resolve()))
     raw_description = _raw_description(bids_dir)
     description = {
@@ -195,32 +201,6 @@ def write_dataset_files(
 def json_bytes(content: Any) -> bytes:
     """Give JSON for people: indented, in the order of insertion, with a final line feed."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _write_label_table(output_dir: Path, model: Model) -> None:
-    """Write the table of a model's labels to the root, where BIDS inheritance finds it."""
-    card = model.card
-    rows = (
-        (
-            str(label.index),
-            label.name,
-            label.abbreviation or "n/a",
-            label.color,
-            ",".join(map(str, label.freesurfer)) or "n/a",
-        )
-        for label in card.output.labels
-    )
-    # Each label map inherits the first two and overrides them in its own sidecar.
-    metadata = {
-        "Description": f"Labels of the model {card.name}",
-        "SpatialReference": "orig",
-        "freesurfer": {
-            "Description": "Index in FreeSurfer's colour table; left and right for a class of both sides"
-        },
-    }
-    path = output_dir / f"seg-{card.bids_label}_dseg.tsv"
-    write_if_changed(path, _table((*_TABLE_HEAD, "freesurfer"), rows))
-    write_if_changed(path.with_suffix(".json"), json_bytes(metadata))
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> bytes:

@@ -1,0 +1,98 @@
+"""Who may import whom: nothing points back."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from conftest import REPOSITORY
+
+SOURCES = {
+    **{p: p.relative_to(REPOSITORY / "src").with_suffix("").parts for p in REPOSITORY.glob("src/**/*.py")},
+    **{
+        p: ("brainchop_pipe", *p.relative_to(REPOSITORY).with_suffix("").parts)
+        for folder in ("workflows", "models")
+        for p in REPOSITORY.glob(f"{folder}/*.py")
+    },
+}
+
+# Part → the parts of this package that it may import.
+ALLOWED = {
+    "__init__": {"_version"},
+    "errors": set(),
+    "storage": set(),
+    "core": {"errors"},
+    "images": {"core", "errors"},
+    "inference": {"core", "errors"},
+    "settings": {"core", "images", "inference"},
+    "zoo": {"errors", "inference", "storage"},
+    "steps": {"core", "errors", "images", "inference", "settings", "storage", "zoo"},
+    "bids": {"__init__", "core", "errors", "inference", "settings", "storage", "zoo"},
+    "workflows": {"bids", "core", "errors", "images", "inference", "settings", "steps", "storage", "zoo"},
+    "cli": {
+        *(
+            "__init__",
+            "bids",
+            "core",
+            "errors",
+            "images",
+            "inference",
+            "settings",
+            "storage",
+            "workflows",
+            "zoo",
+        ),
+    },
+    "models": set(),
+    "_version": set(),
+}
+
+THIRD_PARTY = {
+    "onnxruntime": {"inference/session.py"},
+    "onnx": {"zoo/convert.py"},
+    "bids": {"bids/dataset.py"},
+    "rich": {"cli/display.py", "cli/models_command.py"},
+    "pydra": set(),
+    "nipype": set(),
+}
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+def own_parts(path: Path) -> set[str]:
+    known = {name.split(".")[1] for name in imports(path) if name.startswith("brainchop_pipe.")}
+    plain = {name for name in imports(path) if name == "brainchop_pipe"}
+    return {part if part in ALLOWED else "__init__" for part in known} | ({"__init__"} if plain else set())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_imports_point_one_way(path):
+    part = SOURCES[path][1]
+    from_package = own_parts(path) - {part}
+    # "from brainchop_pipe.x import y" names the package itself too; that alone is no import of it.
+    if not any(name in ("brainchop_pipe", "brainchop_pipe.__version__") for name in imports(path)):
+        from_package -= {"__init__"}
+    assert from_package <= ALLOWED[part]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_libraries_are_imported_in_one_place(path):
+    here = "/".join(SOURCES[path][1:]) + ".py"
+    for library, places in THIRD_PARTY.items():
+        used = any(name.split(".")[0] == library for name in imports(path))
+        assert not used or here in places
+
+
+def test_core_knows_no_files():
+    forbidden = {"pathlib", "os", "logging", "io", "shutil", "tempfile"}
+    for path, parts in SOURCES.items():
+        if parts[1] == "core":
+            assert not {name.split(".")[0] for name in imports(path)} & forbidden

@@ -1,0 +1,44 @@
+import pytest
+
+from brainchop_pipe.storage import (
+    remove_leftovers,
+    sha256_of_bytes,
+    sha256_of_file,
+    temporary_beside,
+    write_if_changed,
+    write_whole,
+)
+
+
+def test_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    write_whole(path, b"old")
+    with pytest.raises(RuntimeError), temporary_beside(path) as temporary:
+        temporary.write_bytes(b"half of the n")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_same_content_is_not_written_again(tmp_path):
+    path = tmp_path / "a.txt"
+    write_if_changed(path, b"x")
+    first = path.stat().st_ino
+    write_if_changed(path, b"x")
+    assert path.stat().st_ino == first
+    write_if_changed(path, b"y")
+    assert path.read_bytes() == b"y"
+
+
+def test_leftovers_of_a_killed_run_go_and_nothing_else(tmp_path):
+    (tmp_path / ".a.nii.gz.123-0badcafe.brainchop-tmp").write_bytes(b"half")
+    (tmp_path / ".keep").touch()
+    remove_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".keep"]
+    remove_leftovers(tmp_path / "none")
+
+
+def test_digests_agree(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of_file(tmp_path / "a") == sha256_of_bytes(b"abc")
+    assert sha256_of_bytes(b"abc").startswith("ba7816bf")
