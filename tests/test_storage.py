@@ -13,9 +13,14 @@ from brainchop_pipe.storage import (
 def test_file_is_whole_or_as_it_was(tmp_path):
     path = tmp_path / "deep" / "a.txt"
     write_whole(path, b"old")
-    with pytest.raises(RuntimeError), temporary_beside(path) as temporary:
-        temporary.write_bytes(b"half of the n")
-        raise RuntimeError
+
+    def fail_half_way():
+        with temporary_beside(path) as temporary:
+            temporary.write_bytes(b"half of the n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert path.read_bytes() == b"old"
     assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
 

@@ -24,13 +24,21 @@ from brainchop_pipe.bids.provenance import (
     utc_now,
 )
 from brainchop_pipe.bids.publish import Derivative, is_complete, publish
-from brainchop_pipe.core.conform import restore_labels
+from brainchop_pipe.core.conform import restore_labels, restore_probability
 from brainchop_pipe.core.grid import Grid, Volume
+from brainchop_pipe.core.tissue import tissue_maps
 from brainchop_pipe.errors import PipeError
 from brainchop_pipe.images import check_readable, image_bytes
 from brainchop_pipe.inference.predict import Prediction
 from brainchop_pipe.settings import Settings
-from brainchop_pipe.steps import Prepared, check_tissue_share, combine_tissues, prepare, run_model, wants_mask
+from brainchop_pipe.steps import (
+    Prepared,
+    check_tissue_share,
+    prepare,
+    run_model,
+    tissue_probabilities,
+    wants_brain,
+)
 from brainchop_pipe.zoo.catalog import Model
 
 logger = logging.getLogger(__name__)
@@ -205,9 +213,10 @@ class _ImageWork:
             return _Restored(grid, {"segmentation": voxels}, _volumes_mm3(labels.voxels, labels.grid))
         mask, tissue = predictions
         card = product.models[1].card
-        conformed = combine_tissues(mask, tissue, card, mask.grid)
+        probabilities = tissue_probabilities(mask, tissue, card)
+        conformed = tissue_maps(*(p.voxels for p in probabilities))
         notes = check_tissue_share(conformed, card.name)
-        maps = combine_tissues(mask, tissue, card, grid)
+        maps = tissue_maps(*(restore_probability(p, grid) for p in probabilities))
         gm, wm, csf = maps.probabilities
         contents: dict[Content, np.ndarray] = {"mask": maps.mask.astype(np.uint8), "dseg": maps.labels}
         contents |= {"GM": gm, "WM": wm, "CSF": csf}
@@ -239,9 +248,9 @@ class _ImageWork:
             model.card.name: execution_record(prediction.execution)
             for model, prediction in zip(product.models, predictions, strict=True)
         }
-        if product.is_tissue_set and wants_mask(product.models[1], self.settings.processing):
+        if product.is_tissue_set and wants_brain(product.models[1], self.settings.processing):
             mask, tissue = (model.card.name for model in product.models)
-            executions[tissue]["Preparation"] = f"voxels outside of the mask of {mask} set to 0"
+            executions[tissue]["Preparation"] = f"mask of {mask}, N4 bias correction within it"
         return {
             "Signature": signature(product.models, self.settings),
             "Command": self.settings.command,

@@ -56,7 +56,7 @@ class Placement:
     qform_code, sform_code : int
         NIfTI codes, both above 0 for outputs.
     space_unit, time_unit : str
-        NIfTI names of the units, such as "mm" and "sec".
+        NIfTI names of the units: "mm", and "sec" or what the input has.
     """
 
     qform_code: int = 1
@@ -260,13 +260,20 @@ def _place(
     codes = {form: int(code) for form, (_, code) in forms.items()}
     affines = {form: affine for form, (affine, _) in forms.items() if affine is not None}
     known = max(codes.values()) or _ALIGNED
-    units = header.get_xyzt_units()
-    placement = Placement(codes["qform"] or known, codes["sform"] or known, *units)
+    space_unit, time_unit = header.get_xyzt_units()
+    # Spacings are taken for millimetres, and the outputs say so.
+    notes = () if space_unit in ("mm", "unknown") else (_note_unit(space_unit),)
+    placement = Placement(codes["qform"] or known, codes["sform"] or known, "mm", time_unit)
     if not affines:
-        return header.get_best_affine(), placement, (_note_without_forms(header),)
-    notes = _compare_forms(name, image.shape[:3], affines, prefer) if len(affines) == 2 else ()
+        return header.get_best_affine(), placement, (*notes, _note_without_forms(header))
+    if len(affines) == 2:
+        notes += _compare_forms(name, image.shape[:3], affines, prefer)
     choice = prefer if prefer in affines else next(iter(affines))
     return affines[choice], placement, notes
+
+
+def _note_unit(unit: str) -> str:
+    return f"The header's unit of length is {unit!r}, but its spacing is that of a head in millimetres."
 
 
 def _note_without_forms(header: Any) -> str:

@@ -29,8 +29,8 @@ class Processing:
     prefer_affine : {"sform", "qform"} or None
         Which one to believe where the two contradict each other.
     prepare : {"auto", "none"}
-        "auto": what a model's card asks for, the mask of a mask model first; "none":
-        every model sees the whole head.
+        "auto": what a model's card asks for, mask and bias correction first; "none":
+        every model sees the whole head as it is.
     full_volume : bool
         No crop to the head.
     output_orientation : {"ras", "native"}

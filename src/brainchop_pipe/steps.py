@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from brainchop_pipe.core.bias import correct_bias
 from brainchop_pipe.core.conform import (
     Conformed,
     LabelInterpolation,
     conform,
     restore_labels,
-    restore_probability,
 )
 from brainchop_pipe.core.grid import Grid, Volume, canonical_grid, is_conformed
-from brainchop_pipe.core.tissue import TissueMaps, csf_probability, tissue_maps
+from brainchop_pipe.core.tissue import TissueMaps, csf_probability
 from brainchop_pipe.errors import InputError
 from brainchop_pipe.images import AffineChoice, Image, Placement, image_bytes, read_image
 from brainchop_pipe.inference.card import ModelCard
@@ -75,7 +75,8 @@ def run_model(
     content : bytes
         The model's ONNX file.
     mask : Prediction or None
-        Brain mask: what lies outside is set to 0 for models whose cards ask for that.
+        Brain mask: for models whose cards ask for it, what lies outside is set to 0 and
+        the bias field within is corrected.
 
     Raises
     ------
@@ -83,8 +84,9 @@ def run_model(
         The model finds nothing at all.
     """
     volume = prepared.conformed.volume
-    if mask is not None and wants_mask(model, processing):
-        volume = Volume(volume.voxels * (mask.labels.voxels > 0), volume.grid)
+    if mask is not None and wants_brain(model, processing):
+        brain = mask.labels.voxels > 0
+        volume = Volume(correct_bias(volume.voxels, brain, processing.threads), volume.grid)
     prediction = predict(
         volume,
         content,
@@ -102,13 +104,13 @@ def run_model(
     return post_filter(prediction, model.card)
 
 
-def wants_mask(model: Model, processing: Processing) -> bool:
-    """Tell whether a model is to see the brain only, where a mask is at hand."""
-    return processing.prepare == "auto" and model.card.input.prepare == "mask"
+def wants_brain(model: Model, processing: Processing) -> bool:
+    """Tell whether a model is to see the evenly lit brain only, where a mask is at hand."""
+    return processing.prepare == "auto" and model.card.input.prepare == "brain"
 
 
-def combine_tissues(mask: Prediction, tissue: Prediction, card: ModelCard, target: Grid) -> TissueMaps:
-    """Bring mask and tissue probabilities onto a grid, as maps that agree with each other.
+def tissue_probabilities(mask: Prediction, tissue: Prediction, card: ModelCard) -> tuple[Volume, ...]:
+    """Give the probabilities of brain, GM, WM and CSF on the models' grid.
 
     Parameters
     ----------
@@ -116,15 +118,12 @@ def combine_tissues(mask: Prediction, tissue: Prediction, card: ModelCard, targe
         With probabilities, on the same grid.
     card : ModelCard
         Of the tissue model.
-    target : Grid
-        The models' own grid is possible too.
     """
     brain = mask.probability(1)
-    neither = tissue.probability(0).voxels
-    csf = Volume(csf_probability(brain.voxels, neither), mask.grid)
+    csf = csf_probability(brain.voxels, tissue.probability(0).voxels)
     gm = tissue.probability(card.output.index_of("GM"))
     wm = tissue.probability(card.output.index_of("WM"))
-    return tissue_maps(*(restore_probability(p, target) for p in (brain, gm, wm, csf)))
+    return brain, gm, wm, Volume(csf, mask.grid)
 
 
 def check_tissue_share(maps: TissueMaps, name: str) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ def test_broken_link_is_found_and_left_for_its_own_error(dataset):
 
 
 def test_unknown_participant_is_named_with_those_there_are(dataset):
-    with pytest.raises(NoMatchError, match="participant 77 is not in .* which has 3: 01, 02, 03"):
+    with pytest.raises(NoMatchError, match=r"participant 77 is not in .* which has 3: 01, 02, 03"):
         names(dataset, participant_labels=("01", "77"))
 
 

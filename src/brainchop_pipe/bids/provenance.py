@@ -26,7 +26,7 @@ from brainchop_pipe.settings import Settings
 from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.zoo.catalog import Model
 
-_LIBRARIES = ("onnxruntime", "numpy", "scipy", "nibabel", "connected-components-3d")
+_LIBRARIES = ("onnxruntime", "numpy", "scipy", "nibabel", "connected-components-3d", "SimpleITK")
 
 
 @dataclass(frozen=True)

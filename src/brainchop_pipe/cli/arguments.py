@@ -179,7 +179,7 @@ def _add_processing(parser: argparse.ArgumentParser) -> None:
         "--prepare",
         choices=get_args(Preparation),
         default="auto",
-        help="auto: brain mask first for models whose cards ask for it; none: whole heads to all",
+        help="auto: brain mask and bias correction first, for models whose cards ask for it; none: never",
     )
     add("--full-volume", action="store_true", help="no crop to the head: exact, and up to twice as slow")
     images = parser.add_argument_group("images and outputs")

@@ -23,7 +23,7 @@ def largest_component(mask: np.ndarray, connectivity: Connectivity = 26) -> np.n
     Returns
     -------
     bool, shape (I, J, K)
-        Largest region by voxel count; the first in scan order (k slowest) on a tie.
+        Largest region by voxel count; the first in scan order (k fastest) on a tie.
         An empty mask stays empty.
 
     Raises
@@ -33,9 +33,7 @@ def largest_component(mask: np.ndarray, connectivity: Connectivity = 26) -> np.n
     """
     if mask.ndim != 3:
         raise ShapeError(f"mask has shape {mask.shape}; three axes are needed")
-    regions = cc3d.connected_components(
-        np.asfortranarray(mask != 0), connectivity=connectivity, binary_image=True
-    )
+    regions = cc3d.connected_components(mask != 0, connectivity=connectivity, binary_image=True)
     sizes = np.bincount(regions.ravel(order="K"))
     if len(sizes) < 2:
         return np.zeros(mask.shape, bool)

@@ -55,7 +55,9 @@ def tissue_maps(brain: np.ndarray, gm: np.ndarray, wm: np.ndarray, csf: np.ndarr
         Labels lie within the mask, and are the arg-max of the probabilities there.
     """
     mask = brain > _BRAIN_ABOVE
-    probabilities = np.stack([gm, wm, csf]) * mask
+    probabilities = np.empty((3, *mask.shape), np.float32)
+    for masked, probability in zip(probabilities, (gm, wm, csf), strict=True):
+        np.multiply(probability, mask, out=masked)
     labels = np.zeros(mask.shape, np.uint8)
     best = np.zeros(mask.shape, np.float32)
     for label, probability in zip((GM, WM, CSF), probabilities, strict=True):

@@ -87,10 +87,10 @@ class Input(_Part):
     """The volume that the network takes: (1, 1, 256, 256, 256) float32 of 1 mm in LIA order."""
 
     intensity: QuantileScaling | RangeScaling = Field(discriminator="method")
-    prepare: Literal["none", "mask"] = Field(
+    prepare: Literal["none", "brain"] = Field(
         "none",
-        description="mask: set to 0 what a mask model of the same run finds outside of the brain, "
-        "before the scaling; where no mask model runs beside it the whole head is used",
+        description="brain: where a mask model owns the tissue maps together with this one, what lies "
+        "outside of its mask is set to 0 and the bias field within is corrected, before the scaling",
     )
     crop: Crop | None = Field(None, description="None: the network must see the full volume")
 

@@ -1,0 +1,137 @@
+import getpass
+import json
+import platform
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from brainchop_pipe.bids import provenance as module
+from brainchop_pipe.bids.provenance import (
+    FileState,
+    code_record,
+    environment_record,
+    input_record,
+    model_record,
+    peak_memory_mb,
+    signature,
+    utc_now,
+)
+from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.settings import Processing, Settings
+from brainchop_pipe.zoo.catalog import find_models
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    code_record.cache_clear()
+    environment_record.cache_clear()
+    yield
+    code_record.cache_clear()
+    environment_record.cache_clear()
+
+
+def test_signature_changes_with_all_that_decides_an_output(cards, monkeypatch):
+    (mask,) = find_models((cards.mask,))
+    (tissue,) = find_models((cards.tissue,))
+    settings = Settings(Path("out"))
+    full = Settings(Path("out"), Processing(full_volume=True))
+    elsewhere = Settings(Path("other"), Processing(device="cpu", threads=2))
+    first = signature((mask,), settings)
+    assert first == signature((mask,), elsewhere)
+    others = {signature((mask,), full), signature((tissue,), settings), signature((mask, tissue), settings)}
+    monkeypatch.setattr("brainchop_pipe.__version__", "another")
+    others.add(signature((mask,), settings))
+    assert len(others | {first}) == 5
+
+
+def test_voxels_have_the_same_digest_in_any_file(tmp_path, head):
+    (tmp_path / "a").write_bytes(b"x")
+    state = FileState.of(tmp_path / "a")
+    first = input_record("u", tmp_path / "a", state, head)
+    (tmp_path / "b").write_bytes(b"y")
+    fortran = Volume(np.asfortranarray(head.voxels), head.grid)
+    second = input_record("u", tmp_path / "b", state, fortran)
+    assert first["VoxelsSHA256"] == second["VoxelsSHA256"]
+    assert first["SHA256"] != second["SHA256"]
+    assert first["Size"] == 1
+
+
+def test_records_name_no_host_user_or_path(cards):
+    (mask,) = find_models((cards.mask,))
+    text = json.dumps([code_record(), environment_record(), model_record(mask)])
+    assert str(Path.cwd()) not in text
+    assert platform.node() not in text
+    assert f'"{getpass.getuser()}"' not in text
+
+
+def test_code_record_has_commit_and_container(monkeypatch):
+    monkeypatch.setenv("BRAINCHOP_CONTAINER_DIGEST", "sha256:abc")
+    record = code_record()
+    assert record["Container"] == {"Type": "oci", "Digest": "sha256:abc"}
+    assert record["Version"]
+
+
+def test_commit_of_an_installed_package_is_that_of_its_build(monkeypatch, tmp_path):
+    monkeypatch.setattr("brainchop_pipe.__file__", str(tmp_path / "a/b/brainchop_pipe/__init__.py"))
+    monkeypatch.setattr("brainchop_pipe.__commit__", "gabc")
+    monkeypatch.setattr("brainchop_pipe.__version__", "1.0+gabc.d20260101")
+    assert code_record() | {"Commit": "gabc", "Dirty": True} == code_record()
+
+
+def test_commit_of_a_checkout_without_git_is_that_of_its_build(monkeypatch, tmp_path):
+    def no_git(*_args, **_kwargs):
+        raise FileNotFoundError("git")
+
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr("brainchop_pipe.__file__", str(tmp_path / "src/brainchop_pipe/__init__.py"))
+    monkeypatch.setattr("brainchop_pipe.__commit__", None)
+    monkeypatch.setattr(subprocess, "run", no_git)
+    assert "Commit" not in code_record()
+
+
+def test_checkout_says_its_commit_and_whether_it_was_changed(monkeypatch, tmp_path):
+    for command in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x", "--allow-empty"],
+    ):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    monkeypatch.setattr("brainchop_pipe.__file__", str(tmp_path / "src/brainchop_pipe/__init__.py"))
+    record = code_record()
+    assert len(record["Commit"]) == 40
+    assert record["Dirty"] is False
+
+
+def test_processor_is_named_where_the_kernel_tells(monkeypatch):
+    assert isinstance(environment_record()["Hardware"]["CPU"], str)
+    environment_record.cache_clear()
+    monkeypatch.setattr(module, "Path", lambda _: SimpleNamespace(read_text=_raise, glob=lambda _: iter(())))
+    assert environment_record()["Hardware"] | {"GPU": None} == environment_record()["Hardware"]
+
+
+def _raise(**_kwargs):
+    raise OSError
+
+
+def test_gpu_and_driver_are_named(monkeypatch, tmp_path):
+    (tmp_path / "gpus/0").mkdir(parents=True)
+    (tmp_path / "version").write_text("NVRM version: 999.1\nmore\n")
+    (tmp_path / "gpus/0/information").write_text("Model: \t NVIDIA Test\nIRQ: 1\n")
+    real = Path
+    monkeypatch.setattr(module, "Path", lambda p: real(str(p).replace("/proc/driver/nvidia", str(tmp_path))))
+    assert environment_record()["Hardware"]["GPU"] == "NVIDIA Test; NVRM version: 999.1"
+
+
+def test_library_that_is_not_installed_is_left_out(monkeypatch):
+    monkeypatch.setattr(module, "_LIBRARIES", ("numpy", "no-such-library"))
+    assert set(environment_record()["Versions"]) == {"python", "numpy"}
+
+
+def test_memory_and_time_have_their_units(monkeypatch):
+    assert 10 < peak_memory_mb() < 100_000
+    kilobytes = peak_memory_mb()
+    monkeypatch.setattr(module.sys, "platform", "darwin")
+    assert peak_memory_mb() < kilobytes
+    assert utc_now().endswith("Z")

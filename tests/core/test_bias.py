@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from brainchop_pipe.core.bias import correct_bias
+
+
+@pytest.fixture
+def brain() -> tuple[np.ndarray, np.ndarray]:
+    """Two tissues under a field that falls off by half from one side to the other."""
+    ijk = np.stack(np.meshgrid(*[np.arange(96)] * 3, indexing="ij"))
+    mask = ((ijk - 47.5) ** 2).sum(axis=0) < 40**2
+    stripes = np.where((ijk // 8).sum(axis=0) % 2, 160.0, 100.0)
+    return (stripes * np.linspace(1.4, 0.7, 96).reshape(-1, 1, 1)).astype(np.uint8), mask
+
+
+def test_tissue_is_as_bright_on_both_sides_afterwards(brain):
+    voxels, mask = brain
+    tissue = mask & ((np.indices(mask.shape) // 8).sum(axis=0) % 2 == 1)
+
+    def unevenness(values):
+        low, high = values[:40][tissue[:40]].mean(), values[-40:][tissue[-40:]].mean()
+        return abs(low / high - 1)
+
+    corrected = correct_bias(voxels, mask)
+    assert unevenness(voxels) > 0.3
+    assert unevenness(corrected) < 0.05
+
+
+def test_nothing_is_left_outside_and_the_scale_is_filled(brain):
+    voxels, mask = brain
+    corrected = correct_bias(voxels, mask)
+    assert corrected.dtype == np.uint8
+    assert not corrected[~mask].any()
+    assert corrected.max() == 255
+
+
+def test_same_number_of_threads_gives_the_same_bytes(brain):
+    np.testing.assert_array_equal(correct_bias(*brain, threads=2), correct_bias(*brain, threads=2))
+
+
+def test_empty_mask_gives_an_empty_image(brain):
+    voxels, mask = brain
+    assert not correct_bias(voxels, np.zeros_like(mask)).any()
