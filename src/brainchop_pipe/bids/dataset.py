@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import warnings
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -163,7 +164,10 @@ def _source(path: Path, bids_dir: Path) -> Source:
 def _validate(bids_dir: Path) -> None:
     """Run the validator, and refuse what would not just fail for one image."""
     command = [VALIDATOR, str(bids_dir), "--format", "json", "--ignoreWarnings"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Its runtime would keep a cache below HOME and look for a newer version of itself.
+    with tempfile.TemporaryDirectory(prefix="brainchop-") as cache:
+        environment = {**os.environ, "DENO_DIR": cache, "DENO_NO_UPDATE_CHECK": "1"}
+        result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     try:
         issues = json.loads(result.stdout)["issues"]["issues"]
     except (ValueError, KeyError) as error:

@@ -67,3 +67,7 @@ def _command(arguments: list[str]) -> int:
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     """Let SIGTERM end a run as Ctrl-C does: locks freed, temporary files removed."""
     raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
