@@ -30,7 +30,7 @@ from brainchop_pipe.zoo.fetch import ModelStore
 
 # Share of grey and white matter in the mask. In adults CSF takes 15 to 35 %, in severe
 # atrophy nearly half; below the first figure the tissue model did not see the brain.
-_FAILED_TISSUE_SHARE = 0.3
+_FAILED_TISSUE_SHARE = 0.4
 _LOW_TISSUE_SHARE = 0.6
 
 
