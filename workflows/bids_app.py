@@ -51,7 +51,7 @@ def run_participants(settings: Settings, report: Report) -> list[Outcome]:
     """
     if settings.bids_dir is None:
         raise UsageError("the participant level needs a BIDS dataset")
-    bids_dir = settings.bids_dir.absolute()
+    bids_dir = settings.bids_dir.resolve()
     check_dataset(bids_dir, skip_validation=settings.skip_bids_validation)
     sources = find_images(bids_dir, settings.query)
     jobs = {source: bids_dir / source.folder / source.name for source in sources}
