@@ -262,7 +262,7 @@ def _place(
     known = max(codes.values()) or _ALIGNED
     space_unit, time_unit = header.get_xyzt_units()
     # Spacings are taken for millimetres, and the outputs say so.
-    notes = () if space_unit in ("mm", "unknown") else (_note_unit(space_unit),)
+    notes: tuple[str, ...] = () if space_unit in ("mm", "unknown") else (_note_unit(space_unit),)
     placement = Placement(codes["qform"] or known, codes["sform"] or known, "mm", time_unit)
     if not affines:
         return header.get_best_affine(), placement, (*notes, _note_without_forms(header))
