@@ -56,4 +56,5 @@ def _bias_field(head: np.ndarray, brain: np.ndarray) -> np.ndarray:
     correction = sitk.N4BiasFieldCorrectionImageFilter()
     correction.SetMaximumNumberOfIterations(_ITERATIONS)
     correction.Execute(sitk.Shrink(image, [_SHRINK] * 3), sitk.Shrink(mask, [_SHRINK] * 3))
-    return np.exp(sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(image)).astype(np.float32))
+    log_field = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(image))
+    return np.asarray(np.exp(log_field.astype(np.float32)))
