@@ -43,7 +43,7 @@ def test_scaled_data_are_scaled(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("a.nii", nib.Nifti2Image), ("a.mgz", nib.MGHImage), ("a.img", nib.Nifti1Pair)],
+    [("a.nii", nib.Nifti2Image), ("a.mgz", nib.MGHImage)],
 )
 def test_other_formats_are_read(tmp_path, name, kind):
     nib.save(kind(head_voxels(), AFFINE), tmp_path / name)
@@ -152,6 +152,49 @@ def test_only_form_there_is_is_taken_and_outputs_have_both(tmp_path):
     image = read_image(path, "sform")
     assert image.volume.grid.matches(Grid(head_voxels().shape, AFFINE))
     assert (image.placement.qform_code, image.placement.sform_code) == (3, 3)
+
+
+def test_unusable_form_is_passed_over_where_the_other_is_preferred(tmp_path):
+    path = save(tmp_path / "a.nii", head_voxels(), AFFINE)
+    content = bytearray(path.read_bytes())
+    content[256:260] = struct.pack("<f", 7.0)
+    path.write_bytes(content)
+    with pytest.raises(GeometryError, match=r"has a qform that makes no sense .*--prefer-affine"):
+        read_image(path)
+    image = read_image(path, "sform")
+    assert image.volume.grid.matches(Grid(head_voxels().shape, AFFINE))
+    assert "not both usable" in image.notes[0]
+
+
+def test_singular_form_is_an_error_where_no_side_was_taken(tmp_path):
+    path = save(tmp_path / "a.nii", head_voxels(), AFFINE)
+    content = bytearray(path.read_bytes())
+    content[280:296] = content[296:312]
+    path.write_bytes(content)
+    with pytest.raises(GeometryError, match=r"sform of a\.nii: affine .* is singular"):
+        read_image(path)
+    assert read_image(path, "qform").volume.grid.orientation == "RAS"
+
+
+@pytest.mark.parametrize(("code", "notes"), [(7, 0), (1, 1), (2, 0)])
+def test_units_that_are_no_millimetres_are_noted_or_unknown(tmp_path, code, notes):
+    path = save(tmp_path / "a.nii", head_voxels(), AFFINE)
+    content = bytearray(path.read_bytes())
+    content[123] = code
+    path.write_bytes(content)
+    image = read_image(path)
+    assert len(image.notes) == notes
+    assert image.placement.space_unit == "mm"
+
+
+def test_mgh_file_that_does_not_know_its_position_is_refused(tmp_path):
+    path = tmp_path / "a.mgz"
+    nib.save(nib.MGHImage(head_voxels(), AFFINE), path)
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[28:30] = bytes(2)
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(GeometryError, match="left and right are in doubt"):
+        read_image(path)
 
 
 def test_no_form_at_all_is_said(tmp_path):

@@ -1,3 +1,5 @@
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -119,6 +121,19 @@ def test_csf_is_what_is_brain_but_no_tissue(head_file, cards):
     probabilities = tissue_probabilities(mask, tissue, find_model(cards.tissue).card)
     brain, gm, wm, csf = (p.voxels for p in probabilities)
     np.testing.assert_allclose(csf, brain * (1 - gm - wm), atol=1e-5)
+
+
+def test_csf_class_of_a_tissue_model_counts_as_csf(tmp_path, head_file, cards):
+    card = json.loads(make_card(tmp_path / "c", "tissue").read_text())
+    card["output"]["labels"][2]["tissue"] = "CSF"
+    card["output"]["labels"][0]["tissue"] = "GM"
+    own_csf = make_card(tmp_path / "c", "tissue", output=card["output"])
+    prepared = prepare(head_file)
+    mask, tissue = run(prepared, cards.mask), run(prepared, str(own_csf))
+    _, gm, _, csf = tissue_probabilities(mask, tissue, find_model(str(own_csf)).card)
+    grey = tissue.labels.voxels == 2
+    assert csf.voxels[grey].min() > 0.4
+    assert gm.voxels[grey].max() < 0.5
 
 
 @pytest.mark.parametrize(("share", "notes"), [(0.8, 0), (0.55, 1)])

@@ -36,11 +36,11 @@ def test_same_content_is_not_written_again(tmp_path):
 
 
 def test_leftovers_of_a_killed_run_go_and_nothing_else(tmp_path):
-    (tmp_path / ".a.nii.gz.123-0badcafe.brainchop-tmp").write_bytes(b"half")
-    (tmp_path / ".keep").touch()
-    remove_leftovers(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == [".keep"]
-    remove_leftovers(tmp_path / "none")
+    (tmp_path / ".a[1].nii.gz.123-0badcafe.brainchop-tmp").write_bytes(b"half")
+    (tmp_path / ".a[1].nii.gz").touch()
+    remove_leftovers(tmp_path / "a[1].nii.gz")
+    assert [p.name for p in tmp_path.iterdir()] == [".a[1].nii.gz"]
+    remove_leftovers(tmp_path / "none" / "a")
 
 
 def test_digests_agree(tmp_path):

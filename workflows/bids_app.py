@@ -14,9 +14,8 @@ from brainchop_pipe.bids.derivatives import check_tissue_model, write_dataset_fi
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.bids.provenance import code_record
 from brainchop_pipe.bids.publish import prepare_output_dir
-from brainchop_pipe.errors import UsageError
+from brainchop_pipe.errors import OutputError, UsageError
 from brainchop_pipe.settings import Settings
-from brainchop_pipe.storage import remove_leftovers
 from brainchop_pipe.zoo.catalog import Model, find_models
 from brainchop_pipe.zoo.fetch import ModelStore
 
@@ -80,9 +79,9 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
     finished = 0
     for group in _claimed(groups, settings.output_dir):
         for source in groups[group]:
-            remove_leftovers(settings.output_dir / source.folder)
-            if uses[source.key] > 1:
-                result = _refuse_twin(source, ready)
+            reason = _cannot_be_named(source, uses[source.key])
+            if reason:
+                result = [Outcome(source, r.model.card.name, "failed", reason=reason) for r in ready]
             else:
                 result = segment_image(source, jobs[source], ready, settings)
             finished += 1
@@ -93,10 +92,13 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
     return outcomes
 
 
-def _refuse_twin(source: Source, models: tuple[ReadyModel, ...]) -> list[Outcome]:
-    """Fail an image whose files another input would write as well: neither is the right one."""
-    reason = f"another input (.nii beside .nii.gz?) would write the same files as {source.name}; remove one"
-    return [Outcome(source, ready.model.card.name, "failed", reason=reason) for ready in models]
+def _cannot_be_named(source: Source, inputs_of_that_name: int) -> str:
+    """Why an image's derivatives cannot have names of their own; empty where they can."""
+    if source.uri.startswith("bids:") and not source.entities:
+        return f"{source.name} has a name that is not that of a raw BIDS image; rename it"
+    if inputs_of_that_name > 1:
+        return f"another input (.nii beside .nii.gz?) would write the same files as {source.name}; remove one"
+    return ""
 
 
 def _claimed(groups: dict[str, list[Source]], output_dir: Path) -> Iterator[str]:
@@ -120,14 +122,19 @@ def _claimed(groups: dict[str, list[Source]], output_dir: Path) -> Iterator[str]
 def _try_lock(output_dir: Path, group: str, patience_seconds: float) -> Iterator[bool]:
     """Hold a group's lock if it can be had in time; the kernel frees it when its holder dies."""
     folder = output_dir / ".brainchop" / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{group}.lock", timeout=patience_seconds)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         logger.info("%s is being worked on by another run", group)
         yield False
         return
+    except (OSError, NotImplementedError) as error:
+        raise OutputError(
+            f"{folder.name} below {output_dir} cannot be locked ({error}); it must be writable for you, "
+            "on a file system with locks"
+        ) from error
     try:
         yield True
     finally:

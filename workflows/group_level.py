@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from brainchop_pipe.bids.derivatives import VOLUMES_TABLE, json_bytes
 from brainchop_pipe.bids.names import parse_name
 from brainchop_pipe.errors import NoMatchError
 from brainchop_pipe.storage import write_if_changed
+
+logger = logging.getLogger(__name__)
 
 _COLUMNS = {
     "participant_id": "Participant",
@@ -57,18 +60,27 @@ def run_group(output_dir: Path) -> Path:
 
 
 def _rows(sidecar: Path, output_dir: Path) -> Iterator[tuple[str, ...]]:
-    parsed = parse_name(sidecar.name)
-    volumes = json.loads(sidecar.read_text(encoding="utf-8")).get("VolumesMm3")
-    if parsed is None or volumes is None:
+    """Give the volumes of one label map; a sidecar of others, or without its image, has none."""
+    parsed = parse_name(sidecar.stem, derivative=True)
+    image = sidecar.with_suffix(".nii.gz")
+    try:
+        volumes = json.loads(sidecar.read_text(encoding="utf-8"))["VolumesMm3"]
+    except (ValueError, KeyError, TypeError):
+        volumes = None
+    if parsed is None or not isinstance(volumes, dict) or not image.is_file():
+        logger.warning("%s is passed over: no label map of this program", sidecar.name)
         return
     entities = dict(parsed[0])
     session = f"ses-{entities['ses']}" if "ses" in entities else "n/a"
     names = _label_names(sidecar.with_suffix(".tsv"))
-    image = sidecar.relative_to(output_dir).with_suffix(".nii.gz").as_posix()
+    place = image.relative_to(output_dir).as_posix()
     for index, volume in volumes.items():
-        yield f"sub-{entities['sub']}", session, image, index, names.get(index, "n/a"), str(volume)
+        yield f"sub-{entities['sub']}", session, place, index, names.get(index, "n/a"), str(volume)
 
 
 def _label_names(table: Path) -> dict[str, str]:
-    with table.open(encoding="utf-8", newline="") as file:
-        return {row["index"]: row["name"] for row in csv.DictReader(file, delimiter="\t")}
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            return {row["index"]: row["name"] for row in csv.DictReader(file, delimiter="\t")}
+    except FileNotFoundError:
+        return {}

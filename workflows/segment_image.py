@@ -154,6 +154,8 @@ class _ImageWork:
 
     def run(self) -> list[Outcome]:
         """Do what is missing; the one place where any exception becomes an outcome."""
+        outcomes: list[Outcome] = []
+        missing = list(self.products)
         try:
             check_readable(self.path)
             state = FileState.of(self.path)
@@ -165,7 +167,7 @@ class _ImageWork:
                 prepared = prepare(self.path, self.settings.processing.prefer_affine)
                 record = input_record(self.source.uri, self.path, state, prepared.image.volume)
         except Exception as error:  # noqa: BLE001 - one bad image must not stop the others
-            return self._outcomes(self.products, "failed", self._explain(error))
+            return outcomes + self._outcomes(missing, "failed", self._explain(error))
         for product in missing:
             outcomes += self._make(product, prepared, record)
         return outcomes
@@ -174,6 +176,7 @@ class _ImageWork:
         return not self.settings.force and is_complete(
             self.settings.output_dir,
             list(product.files(self.source).values()),
+            list(label_table(self.source, product)),
             signature(product.models, self.settings),
             self.path,
             state,
@@ -267,9 +270,7 @@ class _ImageWork:
             "Warnings": [*notes, *(reason for e in executions.values() for reason in e["Fallbacks"])],
         }
 
-    def _outcomes(
-        self, products: list[Product] | tuple[Product, ...], status: Status, reason: str = ""
-    ) -> list[Outcome]:
+    def _outcomes(self, products: list[Product], status: Status, reason: str = "") -> list[Outcome]:
         names = [model.card.name for product in products for model in product.models]
         return [Outcome(self.source, name, status, self._seconds(name), reason) for name in names]
 

@@ -25,8 +25,9 @@ from brainchop_pipe.errors import GeometryError, InputError, MissingInputError
 
 AffineChoice = Literal["sform", "qform"]
 
-# The formats that hold a position in the world and that this package is tested with.
-_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
+# Formats of one file that hold a position in the world. Pairs (.hdr/.img) are not among them:
+# half of such an image can change or get lost without the other.
+_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 
 # Fewer voxels along an axis, or a smaller field of view, hold no head.
 _FEWEST_VOXELS = 8
@@ -91,8 +92,8 @@ def read_image(
     Parameters
     ----------
     path : Path
-        NIfTI-1 or -2 (``.nii``, ``.nii.gz``, ``.hdr``/``.img``) or MGH (``.mgh``,
-        ``.mgz``), any byte order; three axes, or more of which the rest have length 1.
+        NIfTI-1 or -2 (``.nii``, ``.nii.gz``) or MGH (``.mgh``, ``.mgz``), any byte
+        order; three axes, or more of which the rest have length 1.
     prefer_affine : {"sform", "qform"} or None
         Which of the two to believe where they contradict each other. None: the
         sform, as nibabel does, unless they are more than 3 mm apart.
@@ -187,7 +188,7 @@ def _explained(path: Path) -> Iterator[None]:
     header_checks.setLevel(logging.CRITICAL)
     try:
         yield
-    except (InputError, GeometryError):
+    except InputError:
         raise
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise InputError(
@@ -235,9 +236,8 @@ def _check_shape(name: str, shape: tuple[int, ...]) -> None:
 def _check_spacing(path: Path, image: Any) -> None:
     """Look at the spacing as it stands in the file: nibabel repairs it in memory."""
     spacing = np.asarray(image.header.get_zooms()[:3], dtype=np.float64)
-    if isinstance(image, (nib.Nifti1Image, nib.Nifti1Pair)):
-        holder = image.file_map.get("header") or image.file_map["image"]
-        with holder.get_prepare_fileobj("rb") as file:
+    if isinstance(image, nib.Nifti1Image):
+        with image.file_map["image"].get_prepare_fileobj("rb") as file:
             spacing = type(image.header).from_fileobj(file, check=False)["pixdim"][1:4].astype(np.float64)
     if not np.isfinite(spacing).all() or (spacing <= 0).any():
         raise GeometryError(
@@ -250,17 +250,13 @@ def _place(
     name: str, image: Any, prefer: AffineChoice | None
 ) -> tuple[np.ndarray, Placement, tuple[str, ...]]:
     """Decide which affine to believe."""
-    if not isinstance(image, (nib.Nifti1Image, nib.Nifti1Pair)):
-        return image.affine, Placement(), ()
     header = image.header
-    forms: dict[AffineChoice, tuple[np.ndarray | None, int]] = {
-        "sform": header.get_sform(coded=True),
-        "qform": header.get_qform(coded=True),
-    }
-    codes = {form: int(code) for form, (_, code) in forms.items()}
-    affines = {form: affine for form, (affine, _) in forms.items() if affine is not None}
+    if isinstance(image, nib.MGHImage):
+        return _place_mgh(name, image)
+    codes: dict[AffineChoice, int] = {f: int(header[f"{f}_code"]) for f in ("sform", "qform")}
+    affines = {form: _affine(name, header, form, prefer) for form, code in codes.items() if code > 0}
     known = max(codes.values()) or _ALIGNED
-    space_unit, time_unit = header.get_xyzt_units()
+    space_unit, time_unit = _units(header)
     # Spacings are taken for millimetres, and the outputs say so.
     notes: tuple[str, ...] = () if space_unit in ("mm", "unknown") else (_note_unit(space_unit),)
     placement = Placement(codes["qform"] or known, codes["sform"] or known, "mm", time_unit)
@@ -270,6 +266,39 @@ def _place(
         notes += _compare_forms(name, image.shape[:3], affines, prefer)
     choice = prefer if prefer in affines else next(iter(affines))
     return affines[choice], placement, notes
+
+
+def _place_mgh(name: str, image: Any) -> tuple[np.ndarray, Placement, tuple[str, ...]]:
+    # nibabel puts a made-up position in place of one that is not known; the file says so itself.
+    with image.file_map["image"].get_prepare_fileobj("rb") as file:
+        position_is_known = int.from_bytes(file.read(30)[28:30], "big") == 1
+    if not position_is_known:
+        raise GeometryError(
+            f"{name} says that its position is not known (goodRASFlag), so left and right are in doubt; "
+            "convert the original again"
+        )
+    return image.affine, Placement(), ()
+
+
+def _affine(name: str, header: Any, form: AffineChoice, prefer: AffineChoice | None) -> np.ndarray:
+    """Give one of the two affines; a qform whose quaternion is none is zeros if the sform is preferred."""
+    try:
+        return np.asarray(getattr(header, f"get_{form}")())
+    except (HeaderDataError, ValueError) as error:
+        if prefer not in (None, form):
+            return np.zeros((4, 4))
+        raise GeometryError(
+            f"{name} has a {form} that makes no sense ({_line(error)}); give --prefer-affine with the other"
+        ) from error
+
+
+def _units(header: Any) -> tuple[str, str]:
+    try:
+        space, time = header.get_xyzt_units()
+    except KeyError:
+        # Codes that NIfTI does not know say nothing.
+        return "unknown", "unknown"
+    return str(space), str(time)
 
 
 def _note_unit(unit: str) -> str:
@@ -291,7 +320,13 @@ def _compare_forms(
     prefer: AffineChoice | None,
 ) -> tuple[str, ...]:
     """Note a small difference between sform and qform; refuse a large one unless a side was taken."""
-    sform, qform = (_grid(f"{form} of {name}", shape, affines[form]) for form in ("sform", "qform"))
+    try:
+        sform, qform = (_grid(f"{form} of {name}", shape, affines[form]) for form in ("sform", "qform"))
+    except GeometryError:
+        if prefer is None:
+            raise
+        # The one that was preferred is checked where it is used.
+        return (f"The header's qform and sform are not both usable; the {prefer} was used, as asked for.",)
     apart = float(np.linalg.norm(sform.corners_xyz - qform.corners_xyz, axis=1).max())
     flipped = np.linalg.det(sform.affine) * np.linalg.det(qform.affine) < 0
     found = (

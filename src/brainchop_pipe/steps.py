@@ -120,9 +120,10 @@ def tissue_probabilities(mask: Prediction, tissue: Prediction, card: ModelCard) 
         Of the tissue model.
     """
     brain = mask.probability(1)
-    csf = csf_probability(brain.voxels, tissue.probability(0).voxels)
-    gm = tissue.probability(card.output.index_of("GM"))
-    wm = tissue.probability(card.output.index_of("WM"))
+    gm = tissue.probability(*card.output.indices_of("GM"))
+    wm = tissue.probability(*card.output.indices_of("WM"))
+    # A CSF class of the tissue model is among what is neither.
+    csf = csf_probability(brain.voxels, (1 - gm.voxels - wm.voxels).clip(0, 1))
     return brain, gm, wm, Volume(csf, mask.grid)
 
 
@@ -138,8 +139,8 @@ def check_tissue_share(maps: TissueMaps, name: str) -> tuple[str, ...]:
     found = f"{name} finds grey or white matter in only {share:.0%} of the brain mask (65 to 85 % are usual)"
     if share < _FAILED_TISSUE_SHARE:
         raise InputError(
-            f"{found}, so it failed on this image, and nothing was written; try another tissue model, or "
-            "correct the intensities first (bias field)"
+            f"{found}, so it failed on this image, and its maps were not written; try another tissue "
+            "model, or correct the intensities first (bias field)"
         )
     return (f"{found}; look at the result.",) if share < _LOW_TISSUE_SHARE else ()
 

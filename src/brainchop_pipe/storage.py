@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and the digests that prove what they are."""
 
+import glob
 import hashlib
 import os
 import secrets
@@ -39,11 +40,16 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a kill at any moment leaves the old content or the new, never a part."""
     with temporary_beside(path) as temporary:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(temporary, content)
         temporary.replace(path)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait until the disk has it, so that a move after it cannot come first."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_if_changed(path: Path, content: bytes) -> None:
@@ -56,7 +62,7 @@ def write_if_changed(path: Path, content: bytes) -> None:
     write_whole(path, content)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed runs left in a folder; the caller holds the lock of that folder's owner."""
-    for path in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
-        path.unlink(missing_ok=True)
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed runs left of a file; the caller knows that nobody else is writing it."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{_TEMPORARY_SUFFIX}"):
+        leftover.unlink(missing_ok=True)

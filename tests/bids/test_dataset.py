@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 from types import SimpleNamespace
 
@@ -37,7 +38,8 @@ def test_source_says_what_its_name_says(dataset):
         ({"participant_labels": ("03", "01")}, 3),
         ({"session_labels": ("a",)}, 1),
         ({"filters": {"t1w": {"session": "b"}}, "participant_labels": ("02",)}, 1),
-        ({"filters": {"t1w": {"run": 4}}}, 1),
+        ({"filters": {"t1w": {"session": "Query.NONE"}}}, 3),
+        ({"filters": {"t1w": {"session": "Query.ANY"}, "t2w": {"run": 4}}}, 2),
     ],
 )
 def test_filters_choose(dataset, query, expected):
@@ -80,18 +82,47 @@ def test_folder_without_participants_is_an_error(make_dataset):
 def test_unusable_filter_is_named(dataset):
     with pytest.raises(UsageError, match="cannot be used"):
         names(dataset, filters={"t1w": {"aquisition": "x"}})
+    with pytest.raises(UsageError, match="cannot be used"):
+        names(dataset, filters={"t1w": {"return_type": "x"}})
 
 
-def test_database_of_pybids_is_made_and_used(dataset, tmp_path):
-    assert len(names(dataset, database_dir=tmp_path / "db")) == 5
-    assert (tmp_path / "db").exists()
-    assert len(names(dataset, database_dir=tmp_path / "db")) == 5
+def test_database_of_pybids_holds_all_participants_of_one_dataset(dataset, tmp_path):
+    database = tmp_path / "db"
+    assert len(names(dataset, database_dir=database, participant_labels=("01",))) == 1
+    assert database.exists()
+    assert len(names(dataset, database_dir=database)) == 5
+    copied = shutil.copytree(dataset, tmp_path / "copied")
+    with pytest.raises(UsageError, match="is of another dataset"):
+        names(copied, database_dir=database)
+    moved = dataset.rename(tmp_path / "moved")
+    with pytest.raises(UsageError, match="pybids cannot index"):
+        names(moved, database_dir=database)
 
 
-def test_image_with_a_name_that_is_not_bids_is_named(dataset):
-    (dataset / "sub-01/anat/sub-01_what-1_T1w.nii.gz").touch()
-    with pytest.raises(BidsError, match="has a name that is not BIDS"):
-        names(dataset)
+@pytest.mark.parametrize("name", ["sub-01_what-1_T1w.nii.gz", "sub-01_desc-preproc_T1w.nii.gz"])
+def test_image_with_a_name_that_is_no_raw_ones_has_no_entities(dataset, name):
+    (dataset / "sub-01/anat" / name).touch()
+    (odd,) = (s for s in find_images(dataset, Query()) if not s.entities)
+    assert (odd.name, odd.suffix, odd.group) == (name, "T1w", "sub-01")
+
+
+def test_contrast_that_is_not_there_is_an_error_that_lists_those_there_are(dataset):
+    with pytest.raises(NoMatchError, match=r"is t1w or FLAIR .* there are T1w, T2w"):
+        names(dataset, modalities=("t1w", "FLAIR"))
+
+
+def test_participant_or_session_without_an_image_is_an_error(dataset):
+    (dataset / "sub-04").mkdir()
+    with pytest.raises(NoMatchError, match="for sub-04, ses-z that"):
+        names(dataset, participant_labels=("02", "04"), session_labels=("a", "z"))
+
+
+def test_folders_above_the_dataset_do_not_matter(dataset, tmp_path):
+    moved = tmp_path / "sub-99_x" / "ses-a" / "bids"
+    moved.parent.mkdir(parents=True)
+    dataset.rename(moved)
+    assert len(names(moved)) == 5
+    assert names(moved, session_labels=("b",)) == ["sub-02_ses-b_T1w.nii.gz"]
 
 
 def test_folder_must_be_a_dataset(tmp_path):
@@ -144,6 +175,7 @@ def test_filter_file_is_that_of_fmriprep(tmp_path):
         ("{", "is no JSON"),
         ("[1]", "object of objects"),
         ('{"t1w": 3}', "object of objects"),
+        ('{"T1": {}, "bold": {}}', "has T1; known are"),
     ):
         path.write_text(content)
         with pytest.raises(UsageError, match=message):

@@ -116,7 +116,7 @@ def test_dataset_description_links_to_the_raw_data(tmp_path, dataset):
     assert description["Authors"][:2] == ["A", "B"]
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]"])
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"Authors": "A"}'])
 def test_raw_dataset_without_a_description_can_be_described(tmp_path, dataset, content):
     (dataset / "dataset_description.json").unlink()
     if content is not None:

@@ -21,6 +21,7 @@ def source(name: str, suffix: str | None = None) -> Source:
         ("head.nii.gz", None),
         ("sub-01_my scan_T1w.nii.gz", None),
         ("sub-01_foo-1_T1w.nii.gz", None),
+        ("sub-01_desc-preproc_T1w.nii.gz", None),
     ],
 )
 def test_names_are_split_into_entities(name, expected):

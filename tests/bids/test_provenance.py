@@ -43,6 +43,7 @@ def test_signature_changes_with_all_that_decides_an_output(cards, monkeypatch):
     assert first == signature((mask,), elsewhere)
     others = {signature((mask,), full), signature((tissue,), settings), signature((mask, tissue), settings)}
     monkeypatch.setattr("brainchop_pipe.__version__", "another")
+    code_record.cache_clear()
     others.add(signature((mask,), settings))
     assert len(others | {first}) == 5
 

@@ -123,7 +123,7 @@ def test_images_of_one_name_are_refused(run, tmp_path, cards):
         (("{dataset}", "{out}", "participant", "--session-label", "q"), 18, "matches"),
         (("{dataset}/none", "{out}", "participant"), 66, "is no folder"),
         (("{dataset}/sub-01", "{out}", "participant"), 16, "no dataset_description.json"),
-        (("{dataset}", "{dataset}/README.md/out", "participant"), 73, "cannot be written"),
+        (("{dataset}", "/dev/null/out", "participant"), 73, "cannot be written"),
         (
             ("{dataset}", "{out}", "participant", "-w", "{dataset}/README.md/w"),
             73,
@@ -208,6 +208,7 @@ def test_command_line_of_provenance_holds_no_path():
     expected = "brainchop BIDS_DIR OUT participant -w WORK_DIR --bids-filter-file=f.json"
     assert describe_command(argv, places) == expected
     assert describe_command(["--force", "--model=", "tissue"], {}) == "brainchop --force --model= tissue"
+    assert describe_command(["-o/home/ann", "-vv"], {Path("/home/ann"): "OUT"}) == "brainchop -oOUT -vv"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

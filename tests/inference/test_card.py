@@ -9,7 +9,7 @@ from conftest import label, make_card
 
 
 def test_made_card_reads(tmp_path):
-    assert read_card(make_card(tmp_path, "tissue")).output.index_of("GM") == 2
+    assert read_card(make_card(tmp_path, "tissue")).output.indices_of("GM") == (2,)
 
 
 @pytest.mark.parametrize(

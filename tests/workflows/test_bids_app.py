@@ -16,7 +16,7 @@ from brainchop_pipe.workflows.bids_app import run_images, run_participants
 from brainchop_pipe.workflows.group_level import run_group
 from filelock import FileLock
 
-from brainchop_pipe.errors import ChecksumError, NoMatchError, UsageError
+from brainchop_pipe.errors import ChecksumError, NoMatchError, OutputError, UsageError
 from brainchop_pipe.settings import Processing, Query, Settings
 from conftest import head_voxels, save
 
@@ -259,7 +259,8 @@ def test_two_runs_share_the_work(full_settings, cards):
 def test_leftovers_of_a_killed_run_are_removed(settings):
     anat = settings.output_dir / "sub-01" / "anat"
     anat.mkdir(parents=True)
-    (anat / ".sub-01_dseg.nii.gz.1-0badcafe.brainchop-tmp").write_bytes(b"half")
+    for name in ("dseg.nii.gz", "dseg.json", "dseg.tsv"):
+        (anat / f".sub-01_{name}.1-0badcafe.brainchop-tmp").write_bytes(b"half")
     run(settings)
     assert not list(anat.glob("*.brainchop-tmp"))
     assert not list(anat.glob(".*.brainchop-tmp"))
@@ -309,3 +310,29 @@ def test_group_level_passes_over_files_of_others(settings):
     run(settings)
     (settings.output_dir / "sub-01/anat/other_dseg.json").write_text("{}")
     assert run_group(settings.output_dir).exists()
+
+
+def test_misnamed_image_fails_alone(settings, make_dataset):
+    make_dataset("sub-01/anat/sub-01_desc-preproc_T1w.nii.gz")
+    statuses = run(settings)
+    assert statuses[("sub-01_desc-preproc_T1w", "mask")] == "failed"
+    assert statuses[("sub-01_T1w", "mask")] == "done"
+    assert "is not that of a raw BIDS image" in reasons(settings)
+
+
+def test_output_folder_without_locks_is_named(settings):
+    settings.output_dir.mkdir()
+    (settings.output_dir / ".brainchop").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot be locked"):
+        run(settings)
+
+
+def test_group_level_passes_over_what_is_not_whole(settings):
+    run(settings)
+    anat = settings.output_dir / "sub-01" / "anat"
+    (anat / "sub-01_dseg.nii.gz").unlink()
+    (anat / "sub-01_seg-x_desc-y_dseg.json").write_text("[")
+    (settings.output_dir / "sub-03" / "anat" / "sub-03_dseg.tsv").unlink()
+    rows = run_group(settings.output_dir).read_text().splitlines()[1:]
+    assert {row.split("\t")[0] for row in rows} == {"sub-03"}
+    assert {row.split("\t")[4] for row in rows} == {"n/a"}

@@ -133,10 +133,11 @@ def test_unknown_name_lists_the_known_ones():
         find_model("tisue")
 
 
-def test_name_given_twice_counts_once_but_two_models_may_not_share_a_label(tmp_path):
+@pytest.mark.parametrize("key", ["bids_label", "name"])
+def test_name_given_twice_counts_once_but_two_models_may_not_share_one(tmp_path, key):
     assert len(find_models(("tissue", "tissue"))) == 1
-    other = make_card(tmp_path, "tissue", bids_label="tissue")
-    with pytest.raises(UsageError, match="bids_label 'tissue'"):
+    other = make_card(tmp_path, "tissue", **{key: "tissue"})
+    with pytest.raises(UsageError, match=f"{key} 'tissue'"):
         find_models(("tissue", str(other)))
 
 

@@ -21,6 +21,9 @@ CONTRASTS = ("T1w", "T2w", "FLAIR", "PDw", "T2starw", "UNIT1", "inplaneT1", "inp
 
 _EXTENSIONS = (".nii", ".nii.gz")
 
+# Keys of fMRIPrep's filter files that are about other images.
+_OTHER_FILTERS = frozenset({"asl", "bold", "dwi", "fmap", "meg", "pet", "roi", "sbref", "t2smap"})
+
 # Findings of the validator about single images: those fail by themselves, and named.
 _CONFINED_TO_AN_IMAGE = ("EMPTY_FILE", "FILE_READ", "NIFTI_", "SYMLINK_BROKEN")
 
@@ -64,7 +67,8 @@ def find_images(bids_dir: Path, query: Query) -> tuple[Source, ...]:
     """List the anatomical images of a dataset, those of contrasts not asked for included.
 
     Only the wanted participants' `anat` folders are looked at, no sidecar is read,
-    and whether a file can be opened is not asked here.
+    and whether a file can be opened is not asked here. A name that is not that of a
+    raw image gives a source without entities.
 
     Returns
     -------
@@ -74,24 +78,43 @@ def find_images(bids_dir: Path, query: Query) -> tuple[Source, ...]:
     Raises
     ------
     NoMatchError
-        A participant that was named is not there, or nothing is left.
+        A participant or session that was named has no image, or none has a wanted contrast.
     """
     participants = _choose_participants(bids_dir, query.participant_labels)
     layout = _index(bids_dir, participants, query.database_dir)
     suffixes = sorted({*CONTRASTS, *query.modalities})
-    criteria: dict[str, Any] = {"subject": participants, "datatype": "anat", "extension": list(_EXTENSIONS)}
-    if query.session_labels:
-        criteria["session"] = list(query.session_labels)
-    paths: list[str] = []
+    paths: list[Path] = []
     for suffix in suffixes:
-        paths += _get(layout, {**criteria, "suffix": suffix, **query.filters.get(suffix.lower(), {})})
-    if not paths:
+        paths += _get(layout, suffix, query.filters.get(suffix.lower(), {}))
+    sources = [_source(path, bids_dir) for path in sorted(paths)]
+    wanted = {f"sub-{label}" for label in participants}
+    sessions = {f"ses-{label}" for label in query.session_labels}
+    chosen = [s for s in sources if s.group in wanted and (not sessions or _session(s) in sessions)]
+    _check_found(chosen, query, bids_dir)
+    return tuple(chosen)
+
+
+def _session(source: Source) -> str | None:
+    """Session folder of an image, told by its place and not by the path above the dataset."""
+    return next((part for part in source.folder.parts if part.startswith("ses-")), None)
+
+
+def _check_found(sources: list[Source], query: Query, bids_dir: Path) -> None:
+    """Refuse to go on without something that was asked for by name."""
+    groups, sessions = {s.group for s in sources}, {_session(s) for s in sources}
+    missing = [f"sub-{p}" for p in query.participant_labels if f"sub-{p}" not in groups]
+    missing += [f"ses-{s}" for s in query.session_labels if f"ses-{s}" not in sessions]
+    if missing or not sources:
         raise NoMatchError(
-            f"no anatomical image of {', '.join(suffixes)} in {bids_dir} matches the participants "
-            f"({', '.join(query.participant_labels) or 'all'}), sessions "
-            f"({', '.join(query.session_labels) or 'all'}) and filters ({query.filters or 'none'})"
+            f"no anatomical image in {bids_dir} for {', '.join(missing) or 'any participant'} that "
+            f"matches the filters ({query.filters or 'none'}); looked for {', '.join(CONTRASTS)}"
         )
-    return tuple(_source(Path(path), bids_dir) for path in sorted(paths))
+    found = sorted({s.suffix for s in sources})
+    if not set(found) & set(query.modalities):
+        raise NoMatchError(
+            f"no image that matches is {' or '.join(query.modalities)} (--modality); "
+            f"there are {', '.join(found)}"
+        )
 
 
 def read_filter_file(path: Path) -> dict[str, dict[str, Any]]:
@@ -112,6 +135,10 @@ def read_filter_file(path: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(
             f"filter file {path} must hold an object of objects, such as {{'t1w': {{'run': 1}}}}"
         )
+    known = {suffix.lower() for suffix in CONTRASTS} | _OTHER_FILTERS
+    unknown = [key for key in content if key.lower() not in known]
+    if unknown:
+        raise UsageError(f"filter file {path} has {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     return {key.lower(): value for key, value in content.items()}
 
 
@@ -130,33 +157,54 @@ def _choose_participants(bids_dir: Path, labels: tuple[str, ...]) -> list[str]:
 
 
 def _index(bids_dir: Path, participants: list[str], database_dir: Path | None) -> Any:
-    """Index the `anat` folders of some participants; metadata and everything else stay unread."""
+    """Index the `anat` folders of some participants; metadata and everything else stay unread.
+
+    A database that is kept holds all participants: later runs may want others.
+    """
     # Imported here: it costs a second, and `segment` does without.
     from bids import BIDSLayout, BIDSLayoutIndexer
 
-    subjects = "|".join(map(re.escape, participants))
-    wanted = re.compile(rf"^/(sub-({subjects})(/ses-[^/]+)?(/anat(/[^/]+)?)?|dataset_description\.json)?$")
+    subjects = "[^/]+" if database_dir else f"({'|'.join(map(re.escape, participants))})"
     # pybids asks for each folder and file; what does not match is not entered.
-    ignored = re.compile(rf"^(?!{wanted.pattern[1:-1]}$)")
+    ignored = re.compile(rf"^(?!/(sub-{subjects}(/ses-[^/]+)?(/anat(/[^/]+)?)?|dataset_description\.json)?$)")
     indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=[ignored])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return BIDSLayout(bids_dir, validate=False, indexer=indexer, database_path=database_dir)
+        try:
+            return BIDSLayout(bids_dir, validate=False, indexer=indexer, database_path=database_dir)
+        except ValueError as error:
+            raise UsageError(
+                f"pybids cannot index {bids_dir}: {error}; is --bids-database-dir of another dataset?"
+            ) from error
 
 
-def _get(layout: Any, criteria: dict[str, Any]) -> list[str]:
+def _get(layout: Any, suffix: str, filters: dict[str, Any]) -> list[Path]:
+    """Ask pybids for the images of a contrast.
+
+    Participants and sessions are chosen afterwards, since pybids reads entities from
+    the folders above the dataset as well.
+    """
+    from bids.layout import Query as Special
+
+    # fMRIPrep's spelling of "has no such entity" and "has one".
+    words = {"Query.NONE": Special.NONE, "Query.ANY": Special.ANY}
+    criteria = {key: words.get(str(value), value) for key, value in filters.items()}
+    fixed = {"datatype": "anat", "extension": list(_EXTENSIONS), "suffix": suffix}
     try:
-        return list(layout.get(return_type="filename", **criteria))
-    except ValueError as error:
-        raise UsageError(f"the BIDS filters {criteria} cannot be used: {error}") from error
+        return [Path(path) for path in layout.get(return_type="filename", **{**fixed, **criteria})]
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"the BIDS filters {filters} cannot be used: {error}") from error
 
 
 def _source(path: Path, bids_dir: Path) -> Source:
-    relative = PurePosixPath(path.relative_to(bids_dir.absolute()).as_posix())
-    parsed = parse_name(relative.name)
-    if parsed is None:
-        raise BidsError(f"{relative} has a name that is not BIDS; rename it or exclude it by a filter")
-    entities, suffix = parsed
+    try:
+        relative = PurePosixPath(path.relative_to(bids_dir).as_posix())
+    except ValueError:
+        raise UsageError(
+            f"the index given with --bids-database-dir is of another dataset ({path}); give another folder"
+        ) from None
+    suffix = relative.name.split(".")[0].rpartition("_")[2]
+    entities, suffix = parse_name(relative.name) or ((), suffix)
     group = relative.parts[0]
     return Source(relative.parent, relative.name, f"bids:raw:{relative}", group, entities, suffix)
 

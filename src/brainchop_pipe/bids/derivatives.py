@@ -182,13 +182,13 @@ def write_dataset_files(output_dir: Path, bids_dir: Path, code: dict[str, Any]) 
     code : dict
         Entry of ``GeneratedBy`` for this program.
     """
-    raw = quote(os.path.relpath(bids_dir.resolve(), output_dir.resolve()))
+    raw = raw_link(output_dir, bids_dir)
     raw_description = _raw_description(bids_dir)
     description = {
         "Name": f"brainchop_pipe segmentations of {raw_description.get('Name', 'a dataset without a name')}",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "Authors": [*raw_description.get("Authors", []), "The brainchop_pipe developers"],
+        "Authors": [*_authors(raw_description), "The brainchop_pipe developers"],
         "GeneratedBy": [code],
         "DatasetLinks": {"raw": raw},
         "SourceDatasets": [{"URL": raw}],
@@ -198,6 +198,11 @@ def write_dataset_files(output_dir: Path, bids_dir: Path, code: dict[str, Any]) 
     write_if_changed(output_dir / ".bidsignore", f"{VOLUMES_TABLE}.*\n".encode())
 
 
+def raw_link(output_dir: Path, bids_dir: Path) -> str:
+    """Give the relative URI that leads from the derivatives to the raw dataset."""
+    return quote(os.path.relpath(bids_dir.resolve(), output_dir.resolve()))
+
+
 def json_bytes(content: Any) -> bytes:
     """Give JSON for people: indented, in the order of insertion, with a final line feed."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
@@ -205,6 +210,12 @@ def json_bytes(content: Any) -> bytes:
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> bytes:
     return "".join("\t".join(row) + "\n" for row in (head, *rows)).encode()
+
+
+def _authors(description: dict[str, Any]) -> list[str]:
+    """Give the authors of a dataset; none where the entry is not the list that BIDS wants."""
+    authors = description.get("Authors")
+    return [str(author) for author in authors] if isinstance(authors, list) else []
 
 
 def _raw_description(bids_dir: Path) -> dict[str, Any]:

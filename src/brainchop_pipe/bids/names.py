@@ -11,7 +11,10 @@ _ENTITY_ORDER = (
     *("recording", "chunk", "atlas", "seg", "scale", "res", "den", "label", "desc"),
 )
 
-_EXTENSION = re.compile(r"\.(nii\.gz|nii|mgz|mgh|img|hdr|json)$", re.IGNORECASE)
+# Entities that only derivatives bear; an input with one of them is not a raw image.
+_OF_DERIVATIVES = frozenset({"space", "atlas", "seg", "scale", "res", "den", "label", "desc"})
+
+_EXTENSION = re.compile(r"\.(nii\.gz|nii|mgz|mgh)$", re.IGNORECASE)
 _BIDS_STEM = re.compile(r"sub-[A-Za-z0-9]+(_[a-z]+-[A-Za-z0-9+]+)*_[A-Za-z0-9]+")
 
 
@@ -66,8 +69,8 @@ class Source:
         return self.folder / ("_".join([*parts, suffix]) + extension)
 
 
-def parse_name(name: str) -> tuple[tuple[tuple[str, str], ...], str] | None:
-    """Split a BIDS file name into entities and suffix; None where it is none.
+def parse_name(name: str, *, derivative: bool = False) -> tuple[tuple[tuple[str, str], ...], str] | None:
+    """Split the name of a raw image, or of a derivative, into entities and suffix; None where it is none.
 
     >>> parse_name("sub-01_run-2_T1w.nii.gz")
     ((('sub', '01'), ('run', '2')), 'T1w')
@@ -77,6 +80,7 @@ def parse_name(name: str) -> tuple[tuple[tuple[str, str], ...], str] | None:
         return None
     *pairs, suffix = stem.split("_")
     entities = tuple((key, value) for key, _, value in (pair.partition("-") for pair in pairs))
-    if any(key not in _ENTITY_ORDER for key, _ in entities):
+    known = set(_ENTITY_ORDER) if derivative else set(_ENTITY_ORDER) - _OF_DERIVATIVES
+    if any(key not in known for key, _ in entities):
         return None
     return entities, suffix

@@ -1,6 +1,7 @@
 """How a file came about: what its sidecar must be able to answer.
 
-Nothing here may hold an absolute path, a user's or a host's name.
+Nothing here may hold an absolute path, a user's or a host's name. Times by stage and
+peak memory are those of the process so far, earlier models of the image included.
 """
 
 import hashlib
@@ -54,7 +55,7 @@ class FileState:
 def signature(models: tuple[Model, ...], settings: Settings) -> str:
     """Give one digest of all that decides an output apart from its input: models, parameters, version."""
     decisive = {
-        "version": brainchop_pipe.__version__,
+        "code": code_record(),
         "parameters": settings.processing.parameters(),
         "cards": [model.card.model_dump(mode="json") for model in models],
     }

@@ -2,14 +2,21 @@
 
 import json
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from brainchop_pipe.bids.derivatives import json_bytes
+from brainchop_pipe.bids.derivatives import json_bytes, raw_link
 from brainchop_pipe.bids.provenance import FileState
 from brainchop_pipe.errors import OutputError, UsageError
-from brainchop_pipe.storage import sha256_of_bytes, sha256_of_file, write_if_changed, write_whole
+from brainchop_pipe.storage import (
+    remove_leftovers,
+    sha256_of_bytes,
+    sha256_of_file,
+    temporary_beside,
+    write_synced,
+)
 
 _GENERATOR = "brainchop_pipe"
 
@@ -58,12 +65,13 @@ def prepare_output_dir(output_dir: Path, bids_dir: Path | None) -> None:
         raise OutputError(
             f"output folder {output_dir} cannot be written ({error.strerror}); choose another"
         ) from error
-    _check_owner(output_dir / "dataset_description.json")
+    _check_owner(output_dir, bids_dir)
 
 
 def is_complete(
     output_dir: Path,
     files: list[PurePosixPath],
+    tables: list[PurePosixPath],
     signature: str,
     source: Path,
     state: FileState,
@@ -76,6 +84,9 @@ def is_complete(
     ----------
     output_dir : Path
     files : list of PurePosixPath
+        Images.
+    tables : list of PurePosixPath
+        Files without a sidecar.
     signature : str
         See `provenance.signature`.
     source : Path
@@ -85,6 +96,8 @@ def is_complete(
     check_hashes : bool
         Compare the content of input and outputs, not only sizes and times.
     """
+    if not all((output_dir / table).is_file() for table in tables):
+        return False
     source_digest = sha256_of_file(source) if check_hashes else None
     for file in files:
         image = output_dir / file
@@ -109,34 +122,68 @@ def publish(
     *,
     force: bool = False,
 ) -> None:
-    """Write a product: old sidecars away, then images and tables, then the sidecars.
+    """Write a product: everything under temporary names first, then into place, sidecars last.
 
     An image counts only with its sidecar, so that a kill at any moment leaves either
     the old product, or one that the next run does again. The caller holds the lock.
 
+    Parameters
+    ----------
+    output_dir : Path
+    derivatives : list of Derivative
+        All of one input.
+    tables : dict
+        Further files, by their place below the output folder.
+    force : bool
+        Write over files that this program did not make, or that were edited since.
+
     Raises
     ------
     OutputError
-        An image that is there is not as this program wrote it (and no `force`), or
-        the disk does not take the files.
+        A file that is there is somebody's own work (and no `force`), or the disk does
+        not take the files; then what was there is still there.
     """
-    images = [output_dir / derivative.path for derivative in derivatives]
+    images = {output_dir / derivative.path: derivative.content for derivative in derivatives}
+    sidecars = {sidecar_path(output_dir / d.path): json_bytes(_finished_sidecar(d)) for d in derivatives}
+    others = {output_dir / path: content for path, content in tables.items()}
+    journal = next(iter(images)).with_name(f".{derivatives[0].path.name}.brainchop-journal")
     if not force:
-        for image in images:
-            _check_unchanged(image)
+        for derivative in derivatives:
+            _check_own(output_dir / derivative.path, derivative.sidecar["Provenance"]["Input"], journal)
     try:
-        for image in images:
-            sidecar_path(image).unlink(missing_ok=True)
-        for image, derivative in zip(images, derivatives, strict=True):
-            write_whole(image, derivative.content)
-        for table, content in tables.items():
-            write_if_changed(output_dir / table, content)
-        for image, derivative in zip(images, derivatives, strict=True):
-            output = {"SHA256": sha256_of_bytes(derivative.content), "Size": len(derivative.content)}
-            record = {**derivative.sidecar["Provenance"], "Output": output}
-            write_whole(sidecar_path(image), json_bytes({**derivative.sidecar, "Provenance": record}))
+        _replace_all({**images, **others, **sidecars}, stale=list(sidecars), journal=journal)
     except OSError as error:
-        raise OutputError(f"cannot write below {output_dir.name}: {error.strerror or error}") from error
+        where = output_dir.resolve().name
+        raise OutputError(
+            f"{derivatives[0].path} cannot be written below {where}: {error.strerror or error}; "
+            "check space and permissions"
+        ) from error
+
+
+def _finished_sidecar(derivative: Derivative) -> dict[str, Any]:
+    output = {"SHA256": sha256_of_bytes(derivative.content), "Size": len(derivative.content)}
+    record = {**derivative.sidecar["Provenance"], "Output": output}
+    return {**derivative.sidecar, "Provenance": record}
+
+
+def _replace_all(files: dict[Path, bytes], stale: list[Path], journal: Path) -> None:
+    """Write all files beside their places, then move them there in order, the stale ones away first.
+
+    While the journal is there, images without a sidecar are known to be this program's.
+    """
+    with ExitStack() as stack:
+        moves = []
+        for path, content in files.items():
+            remove_leftovers(path)
+            temporary = stack.enter_context(temporary_beside(path))
+            write_synced(temporary, content)
+            moves.append((temporary, path))
+        journal.touch()
+        for path in stale:
+            path.unlink(missing_ok=True)
+        for temporary, path in moves:
+            temporary.replace(path)
+        journal.unlink()
 
 
 def _read_record(image: Path) -> dict[str, Any] | None:
@@ -149,39 +196,60 @@ def _read_record(image: Path) -> dict[str, Any] | None:
     return record if complete else None
 
 
-def _check_unchanged(image: Path) -> None:
-    """Refuse to write over an image that was edited after this program made it."""
+def _check_own(image: Path, made_of: dict[str, Any], journal: Path) -> None:
+    """Refuse to write over an image that is not this program's own work on this input."""
+    if not image.exists() or journal.exists():
+        return
     record = _read_record(image)
-    if record is not None and image.is_file() and sha256_of_file(image) != record["Output"]["SHA256"]:
+    remedy = "move it away to have it made anew, or give --force"
+    if record is None:
         raise OutputError(
-            f"{image.name} was changed since it was made, and would be overwritten; "
-            "move it away to have it made anew, or give --force"
+            f"{image.name} is there, but not of this program (its sidecar does not say so); {remedy}"
         )
+    if sha256_of_file(image) != record["Output"]["SHA256"]:
+        raise OutputError(f"{image.name} was changed since it was made, and would be overwritten; {remedy}")
+    before = record["Input"]
+    same_content = before.get("VoxelsSHA256") == made_of.get("VoxelsSHA256")
+    # A file of no dataset is known by its name alone: another content may be another person.
+    if before.get("URI") != made_of.get("URI") or not (_is_bids_uri(made_of) or same_content):
+        raise OutputError(
+            f"{image.name} was made of another input ({before.get('URI')}, or other content of that name); "
+            f"{remedy}"
+        )
+
+
+def _is_bids_uri(made_of: dict[str, Any]) -> bool:
+    return str(made_of.get("URI", "")).startswith("bids:")
 
 
 def _check_apart(output: Path, bids: Path) -> None:
     if output == bids:
         raise UsageError(f"output folder {output} is the dataset itself; choose {bids}/derivatives/brainchop")
-    if bids in output.parents:
-        top = output.relative_to(bids).parts[0]
-        if top == "sourcedata" or top.startswith("sub-"):
-            raise UsageError(
-                f"output folder {output} lies in {top} of the dataset, among raw data; "
-                f"choose {bids}/derivatives/brainchop"
-            )
+    if bids in output.parents and output.relative_to(bids).parts[0] != "derivatives":
+        raise UsageError(
+            f"output folder {output} lies in the dataset, among raw data; choose {bids}/derivatives/brainchop"
+        )
 
 
-def _check_owner(description: Path) -> None:
-    """Refuse a folder that another program's dataset lives in."""
+def _check_owner(output_dir: Path, bids_dir: Path | None) -> None:
+    """Refuse a folder that another program's dataset, or that of another raw dataset, lives in."""
     try:
-        content = json.loads(description.read_text(encoding="utf-8"))
-        names = [entry.get("Name") for entry in content.get("GeneratedBy", [])]
+        content = json.loads((output_dir / "dataset_description.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
-    except (OSError, ValueError, AttributeError, TypeError):
-        names = []
+    except ValueError:
+        content = {}
+    content = content if isinstance(content, dict) else {}
+    makers = content.get("GeneratedBy")
+    names = [m.get("Name") for m in makers if isinstance(m, dict)] if isinstance(makers, list) else []
     if _GENERATOR not in names:
         raise OutputError(
-            f"output folder {description.parent} holds a dataset that is not of {_GENERATOR} "
+            f"output folder {output_dir} holds a dataset that is not of {_GENERATOR} "
             f"(made by {', '.join(map(str, names)) or 'nobody named'}); choose a folder of its own"
+        )
+    raw = (content.get("DatasetLinks") or {}).get("raw")
+    if bids_dir is not None and raw is not None and raw != raw_link(output_dir, bids_dir):
+        raise OutputError(
+            f"output folder {output_dir} holds the results of another dataset ({raw}), or one of the two was "
+            "moved; choose a folder of its own, or correct DatasetLinks in its dataset_description.json"
         )

@@ -118,10 +118,18 @@ def describe_command(argv: list[str], places: dict[Path | None, str]) -> str:
     roles = {str(path): role for path, role in places.items() if path is not None}
     words = []
     for word in argv:
-        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        option, value = _split_option(word)
         plain = str(Path(value)) if value else value
-        words.append(option + equals + roles.get(plain, Path(value).name if os.sep in value else value))
+        words.append(option + roles.get(plain, Path(value).name if os.sep in value else value))
     return " ".join(["brainchop", *words])
+
+
+def _split_option(word: str) -> tuple[str, str]:
+    """Split ``--work-dir=X`` and ``-wX`` after the option; a word that is no option has an empty one."""
+    if word.startswith("--"):
+        option, equals, value = word.partition("=")
+        return option + equals, value
+    return (word[:2], word[2:]) if word.startswith("-") else ("", word)
 
 
 def _settings(given: argparse.Namespace, query: Query, command: str, bids_dir: Path | None) -> Settings:

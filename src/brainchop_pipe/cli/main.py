@@ -10,6 +10,7 @@ from brainchop_pipe.errors import PipeError
 
 logger = logging.getLogger(__name__)
 
+EXIT_IO = 74
 EXIT_INTERRUPTED = 130
 
 
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     int
         Exit code: 0 done; 16 no valid BIDS; 17 unknown level; 18 no image matches;
         64 usage; 65 model or data; 66 no input; 69 no such device; 73 output cannot
-        be written; 75 some images failed; 130 interrupted.
+        be written; 74 other trouble with files; 75 some images failed; 130 interrupted.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if arguments in (["--version"], ["-V"]):
@@ -40,6 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     except PipeError as error:
         sys.stderr.write(f"brainchop: {error}\n")
         return error.exit_code
+    except OSError as error:
+        sys.stderr.write(f"brainchop: {error}; check that files and folders can be read and written\n")
+        return EXIT_IO
     except KeyboardInterrupt:
         sys.stderr.write("brainchop: interrupted; the same command goes on where this one stopped\n")
         return EXIT_INTERRUPTED

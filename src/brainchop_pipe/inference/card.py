@@ -128,9 +128,9 @@ class Output(_Part):
             raise ValueError("a tissue model needs a label with tissue 'GM' and one with 'WM'")
         return self
 
-    def index_of(self, tissue: Tissue) -> int:
-        """Index of the class that is a tissue; every tissue model has grey and white matter."""
-        return next(label.index for label in self.labels if label.tissue == tissue)
+    def indices_of(self, tissue: Tissue) -> tuple[int, ...]:
+        """Give the indices of the classes that are a tissue; there may be several, or none."""
+        return tuple(label.index for label in self.labels if label.tissue == tissue)
 
 
 class PostFilter(_Part):

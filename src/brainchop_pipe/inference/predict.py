@@ -42,8 +42,8 @@ class Prediction:
         """The models' grid."""
         return self.labels.grid
 
-    def probability(self, index: int) -> Volume:
-        """Give one class's probability on the whole grid, float32.
+    def probability(self, *classes: int) -> Volume:
+        """Give the probability of one or any of several classes on the whole grid, float32.
 
         Raises
         ------
@@ -52,8 +52,8 @@ class Prediction:
         """
         if self.probabilities is None:
             raise ModelError("this prediction holds labels only; ask predict() for probabilities")
-        whole = np.full(self.grid.shape, 1.0 if index == 0 else 0.0, np.float32)
-        whole[self.box] = self.probabilities[index]
+        whole = np.full(self.grid.shape, 1.0 if 0 in classes else 0.0, np.float32)
+        whole[self.box] = self.probabilities[list(classes)].sum(axis=0)
         return Volume(whole, self.grid)
 
 

@@ -194,14 +194,20 @@ def _create_strict(model: bytes, device: Device, threads: int) -> Session:
             f"device {device!r} was asked for, but this onnxruntime has only {', '.join(available)}; "
             "install the onnxruntime wheel for it, or use --device auto"
         )
-    session = _start(model, device, threads, strict=device != "cpu")
+    fallbacks: tuple[str, ...] = ()
+    try:
+        session = _start(model, device, threads, strict=device != "cpu")
+    except ProviderError as error:
+        # Sizes are computed on the CPU whatever the provider; that is worth a word, not an end.
+        session = _start(model, device, threads, strict=False)
+        fallbacks = (f"not every node of the model runs on {device}: {error}",)
     ran = session.get_providers()[0]
     if ran != _PROVIDERS[device]:
         raise ProviderError(
             f"device {device!r} was asked for, but onnxruntime gave {ran}; "
             "check the driver and its libraries, or use --device auto"
         )
-    return Session(Execution(device, ran, (), threads), session)
+    return Session(Execution(device, ran, fallbacks, threads), session)
 
 
 def _start(model: bytes, device: Device, threads: int, *, strict: bool) -> Any:

@@ -48,10 +48,11 @@ def find_model(name: str) -> Model:
 
 
 def find_models(names: tuple[str, ...]) -> tuple[Model, ...]:
-    """Find several models, and refuse two that would write the same files."""
+    """Find several models, and refuse two that share a name or would write the same files."""
     models = tuple(find_model(name) for name in dict.fromkeys(names))
-    labels = [model.card.bids_label for model in models]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UsageError(f"two of the models have the bids_label {label!r}; give one of them another")
+    for key in ("name", "bids_label"):
+        values = [getattr(model.card, key) for model in models]
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise UsageError(f"two of the models have the {key} {twice!r}; give one of them another")
     return models

@@ -107,7 +107,7 @@ class ModelStore:
 
         # It would announce each file on standard error; what is said is said by the command.
         pooch.get_logger().setLevel(logging.WARNING)
-        base = (self.mirror or card.weights.base_url or "").rstrip("/")
+        base = (self.mirror or card.weights.base_url or "").removeprefix("file://").rstrip("/")
         downloads = self.cache / "downloads" / card.name
         try:
             path = pooch.retrieve(
