@@ -156,13 +156,13 @@ def test_one_damaged_image_does_not_make_the_dataset_invalid(dataset):
 def test_validator_that_breaks_is_named(dataset, monkeypatch):
     broken = SimpleNamespace(stdout="", stderr="no memory", returncode=1)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: broken)
-    monkeypatch.setattr(module.shutil, "which", lambda _: "/bin/validator")
+    monkeypatch.setattr(module, "find_validator", lambda: "/bin/validator")
     with pytest.raises(BidsError, match="no memory"):
         check_dataset(dataset)
 
 
 def test_without_a_validator_the_description_is_enough(dataset, monkeypatch):
-    monkeypatch.setattr(module.shutil, "which", lambda _: None)
+    monkeypatch.setattr(module.shutil, "which", lambda *_, **__: None)
     (dataset / "sub-01" / "anat" / "notes.txt").write_text("x")
     check_dataset(dataset)
 

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from brainchop_pipe.bids.dataset import find_validator
 from brainchop_pipe.cli.main import main
 from brainchop_pipe.core.grid import Grid, Volume, canonical_grid
 from brainchop_pipe.core.resample import resample_linear
@@ -60,7 +61,7 @@ def load(path: Path) -> np.ndarray:
 
 
 def findings(folder: Path) -> list[dict]:
-    command = ["bids-validator-deno", str(folder), "--format", "json"]
+    command = [find_validator(), str(folder), "--format", "json"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return json.loads(result.stdout)["issues"]["issues"]
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 from pathlib import Path, PurePosixPath
@@ -59,8 +60,14 @@ def check_dataset(bids_dir: Path, *, skip_validation: bool = False) -> None:
         ) from None
     except ValueError as error:
         raise BidsError(f"{description.name} of {bids_dir} is no JSON ({error}); repair it") from error
-    if shutil.which(VALIDATOR):
-        _validate(bids_dir)
+    validator = find_validator()
+    if validator is not None:
+        _validate(bids_dir, validator)
+
+
+def find_validator() -> str | None:
+    """Find the official validator on the path, or beside this Python (an environment not activated)."""
+    return shutil.which(VALIDATOR) or shutil.which(VALIDATOR, path=Path(sys.executable).parent)
 
 
 def find_images(bids_dir: Path, query: Query) -> tuple[Source, ...]:
@@ -84,8 +91,12 @@ def find_images(bids_dir: Path, query: Query) -> tuple[Source, ...]:
     layout = _index(bids_dir, participants, query.database_dir)
     suffixes = sorted({*CONTRASTS, *query.modalities})
     paths: list[Path] = []
-    for suffix in suffixes:
-        paths += _get(layout, suffix, query.filters.get(suffix.lower(), {}))
+    try:
+        for suffix in suffixes:
+            paths += _get(layout, suffix, query.filters.get(suffix.lower(), {}))
+    finally:
+        layout.session.close()
+        layout.connection_manager.engine.dispose()
     sources = [_source(path, bids_dir) for path in sorted(paths)]
     wanted = {f"sub-{label}" for label in participants}
     sessions = {f"ses-{label}" for label in query.session_labels}
@@ -209,9 +220,9 @@ def _source(path: Path, bids_dir: Path) -> Source:
     return Source(relative.parent, relative.name, f"bids:raw:{relative}", group, entities, suffix)
 
 
-def _validate(bids_dir: Path) -> None:
+def _validate(bids_dir: Path, validator: str) -> None:
     """Run the validator, and refuse what would not just fail for one image."""
-    command = [VALIDATOR, str(bids_dir), "--format", "json", "--ignoreWarnings"]
+    command = [validator, str(bids_dir), "--format", "json", "--ignoreWarnings"]
     # Its runtime would keep a cache below HOME and look for a newer version of itself.
     with tempfile.TemporaryDirectory(prefix="brainchop-") as cache:
         environment = {**os.environ, "DENO_DIR": cache, "DENO_NO_UPDATE_CHECK": "1"}
