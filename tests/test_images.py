@@ -8,7 +8,8 @@ import pytest
 
 from brainchop_pipe.core.grid import Grid, Volume
 from brainchop_pipe.errors import GeometryError, InputError, MissingInputError
-from brainchop_pipe.images import Placement, check_readable, image_bytes, read_image
+from brainchop_pipe.headers import Placement
+from brainchop_pipe.images import check_readable, image_bytes, read_image
 from conftest import head_affine, head_voxels, save
 
 AFFINE = head_affine()

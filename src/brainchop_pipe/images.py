@@ -13,57 +13,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from brainchop_pipe.core.grid import Grid, Volume
-from brainchop_pipe.errors import GeometryError, InputError, MissingInputError
-
-AffineChoice = Literal["sform", "qform"]
+from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.errors import InputError, MissingInputError
+from brainchop_pipe.headers import AffineChoice, Placement, find_place, one_line
 
 # Formats of one file that hold a position in the world. Pairs (.hdr/.img) are not among them:
 # half of such an image can change or get lost without the other.
 _SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 
-# Fewer voxels along an axis, or a smaller field of view, hold no head.
+# Fewer voxels along an axis hold no head.
 _FEWEST_VOXELS = 8
-_SMALLEST_EXTENT_MM = 50.0
-_LARGEST_EXTENT_MM = 1000.0
-
-# A field of view below this along an axis may cut the brain of an adult.
-_WHOLE_BRAIN_MM = 100.0
-
-# qform and sform that put a corner farther apart contradict each other. Quaternions are
-# stored in float32, so that below the second figure nothing is worth a note.
-_FORMS_APART_MM = 3.0
-_FORMS_EQUAL_MM = 0.1
-
-# NIfTI's code for "aligned to something": the most that can be said of a file without codes.
-_ALIGNED = 2
 
 _INTENT_LABEL = 1002
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How an image's header places it: what outputs on its grid must repeat.
-
-    Parameters
-    ----------
-    qform_code, sform_code : int
-        NIfTI codes, both above 0 for outputs.
-    space_unit, time_unit : str
-        NIfTI names of the units: "mm", and "sec" or what the input has.
-    """
-
-    qform_code: int = 1
-    sform_code: int = 1
-    space_unit: str = "mm"
-    time_unit: str = "sec"
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +83,10 @@ def read_image(
         image = nib.load(path)
         _check_voxel_type(path.name, image)
         _check_shape(path.name, tuple(int(n) for n in image.shape))
-        _check_spacing(path, image)
-        affine, placement, notes = _place(path.name, image, prefer_affine)
-        grid = _grid(path.name, image.shape[:3], affine)
+        place = find_place(path.name, image, prefer_affine)
         voxels = _read_voxels(image).reshape(image.shape[:3])
     _check_values(path.name, voxels, allow_constant)
-    return Image(Volume(voxels, grid), placement, (*notes, *_note_extent(grid)))
+    return Image(Volume(voxels, place.grid), place.placement, place.notes)
 
 
 def check_readable(path: Path) -> None:
@@ -195,25 +161,20 @@ def _explained(path: Path) -> Iterator[None]:
             f"{path.name} is truncated or corrupt (gzip: {error}); copy or convert it again"
         ) from error
     except (ImageFileError, HeaderDataError) as error:
-        raise InputError(f"{path.name} is no readable image ({_line(error)}); convert it again") from error
+        raise InputError(f"{path.name} is no readable image ({one_line(error)}); convert it again") from error
     except OSError as error:
         if error.errno in (errno.EIO, errno.ENOSPC, errno.ENOMEM):
             raise
         raise InputError(
-            f"{path.name} holds less data than its header describes, or damaged data ({_line(error)}); "
+            f"{path.name} holds less data than its header describes, or damaged data ({one_line(error)}); "
             "copy or convert it again"
         ) from error
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"{path.name} has a header that makes no sense ({_line(error)}); convert it again"
+            f"{path.name} has a header that makes no sense ({one_line(error)}); convert it again"
         ) from error
     finally:
         header_checks.setLevel(level)
-
-
-def _line(error: Exception) -> str:
-    """Give another library's message in one line."""
-    return " ".join(str(error).split())
 
 
 def _check_voxel_type(name: str, image: Any) -> None:
@@ -231,141 +192,6 @@ def _check_shape(name: str, shape: tuple[int, ...]) -> None:
         raise InputError(
             f"{name} has {shape[:3]} voxels; {_FEWEST_VOXELS} or more along each axis are needed"
         )
-
-
-def _check_spacing(path: Path, image: Any) -> None:
-    """Look at the spacing as it stands in the file: nibabel repairs it in memory."""
-    spacing = np.asarray(image.header.get_zooms()[:3], dtype=np.float64)
-    if isinstance(image, nib.Nifti1Image):
-        with image.file_map["image"].get_prepare_fileobj("rb") as file:
-            spacing = type(image.header).from_fileobj(file, check=False)["pixdim"][1:4].astype(np.float64)
-    if not np.isfinite(spacing).all() or (spacing <= 0).any():
-        raise GeometryError(
-            f"{path.name} has voxel spacing (pixdim) {spacing.tolist()}; positive millimetres are needed: "
-            "repair the header or convert the image again"
-        )
-
-
-def _place(
-    name: str, image: Any, prefer: AffineChoice | None
-) -> tuple[np.ndarray, Placement, tuple[str, ...]]:
-    """Decide which affine to believe."""
-    header = image.header
-    if isinstance(image, nib.MGHImage):
-        return _place_mgh(name, image)
-    codes: dict[AffineChoice, int] = {f: int(header[f"{f}_code"]) for f in ("sform", "qform")}
-    affines = {form: _affine(name, header, form, prefer) for form, code in codes.items() if code > 0}
-    known = max(codes.values()) or _ALIGNED
-    space_unit, time_unit = _units(header)
-    # Spacings are taken for millimetres, and the outputs say so.
-    notes: tuple[str, ...] = () if space_unit in ("mm", "unknown") else (_note_unit(space_unit),)
-    placement = Placement(codes["qform"] or known, codes["sform"] or known, "mm", time_unit)
-    if not affines:
-        return header.get_best_affine(), placement, (*notes, _note_without_forms(header))
-    if len(affines) == 2:
-        notes += _compare_forms(name, image.shape[:3], affines, prefer)
-    choice = prefer if prefer in affines else next(iter(affines))
-    return affines[choice], placement, notes
-
-
-def _place_mgh(name: str, image: Any) -> tuple[np.ndarray, Placement, tuple[str, ...]]:
-    # nibabel puts a made-up position in place of one that is not known; the file says so itself.
-    with image.file_map["image"].get_prepare_fileobj("rb") as file:
-        position_is_known = int.from_bytes(file.read(30)[28:30], "big") == 1
-    if not position_is_known:
-        raise GeometryError(
-            f"{name} says that its position is not known (goodRASFlag), so left and right are in doubt; "
-            "convert the original again"
-        )
-    return image.affine, Placement(), ()
-
-
-def _affine(name: str, header: Any, form: AffineChoice, prefer: AffineChoice | None) -> np.ndarray:
-    """Give one of the two affines; a qform whose quaternion is none is zeros if the sform is preferred."""
-    try:
-        return np.asarray(getattr(header, f"get_{form}")())
-    except (HeaderDataError, ValueError) as error:
-        if prefer not in (None, form):
-            return np.zeros((4, 4))
-        raise GeometryError(
-            f"{name} has a {form} that makes no sense ({_line(error)}); give --prefer-affine with the other"
-        ) from error
-
-
-def _units(header: Any) -> tuple[str, str]:
-    try:
-        space, time = header.get_xyzt_units()
-    except KeyError:
-        # Codes that NIfTI does not know say nothing.
-        return "unknown", "unknown"
-    return str(space), str(time)
-
-
-def _note_unit(unit: str) -> str:
-    return f"The header's unit of length is {unit!r}, but its spacing is that of a head in millimetres."
-
-
-def _note_without_forms(header: Any) -> str:
-    order = "".join(nib.aff2axcodes(header.get_best_affine()))
-    return (
-        "The header has neither qform nor sform: left and right rest on the file's order of voxels, "
-        f"which was taken for {order} with the origin in the middle."
-    )
-
-
-def _compare_forms(
-    name: str,
-    shape: tuple[int, int, int],
-    affines: dict[AffineChoice, np.ndarray],
-    prefer: AffineChoice | None,
-) -> tuple[str, ...]:
-    """Note a small difference between sform and qform; refuse a large one unless a side was taken."""
-    try:
-        sform, qform = (_grid(f"{form} of {name}", shape, affines[form]) for form in ("sform", "qform"))
-    except GeometryError:
-        if prefer is None:
-            raise
-        # The one that was preferred is checked where it is used.
-        return (f"The header's qform and sform are not both usable; the {prefer} was used, as asked for.",)
-    apart = float(np.linalg.norm(sform.corners_xyz - qform.corners_xyz, axis=1).max())
-    flipped = np.linalg.det(sform.affine) * np.linalg.det(qform.affine) < 0
-    found = (
-        f"qform ({qform.orientation}) and sform ({sform.orientation}) differ by {apart:.1f} mm at a corner"
-    )
-    if flipped:
-        found += " and mirror each other, so that left and right are in doubt"
-    if apart <= _FORMS_EQUAL_MM and not flipped:
-        return ()
-    if apart <= _FORMS_APART_MM and not flipped:
-        return (f"The {found}; the {prefer or 'sform'} was used.",)
-    if prefer is None:
-        raise GeometryError(
-            f"{name}: {found}; find out which is right and give --prefer-affine sform or qform"
-        )
-    return (f"The {found}; the {prefer} was used, as asked for.",)
-
-
-def _grid(name: str, shape: tuple[int, ...], affine: np.ndarray) -> Grid:
-    try:
-        grid = Grid((shape[0], shape[1], shape[2]), affine)
-    except GeometryError as error:
-        raise GeometryError(f"{name}: {error}") from error
-    extent = np.array(grid.shape) * grid.spacing_mm
-    if (extent < _SMALLEST_EXTENT_MM).any() or (extent > _LARGEST_EXTENT_MM).any():
-        raise GeometryError(
-            f"{name} covers {' x '.join(f'{e:.4g}' for e in extent)} mm, which is no head: "
-            f"{_SMALLEST_EXTENT_MM:.0f} to {_LARGEST_EXTENT_MM:.0f} mm along each axis are needed; "
-            "check the spacing and its unit"
-        )
-    return grid
-
-
-def _note_extent(grid: Grid) -> tuple[str, ...]:
-    extent = np.array(grid.shape) * grid.spacing_mm
-    if (extent >= _WHOLE_BRAIN_MM).all():
-        return ()
-    size = " x ".join(f"{e:.0f}" for e in extent)
-    return (f"The field of view of {size} mm may not hold the whole brain.",)
 
 
 def _read_voxels(image: Any) -> np.ndarray:

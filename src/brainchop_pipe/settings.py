@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from brainchop_pipe.core.conform import LabelInterpolation
-from brainchop_pipe.images import AffineChoice
+from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.inference.session import Device
 
 Orientation = Literal["ras", "native"]

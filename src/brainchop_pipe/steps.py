@@ -19,7 +19,8 @@ from brainchop_pipe.core.conform import (
 from brainchop_pipe.core.grid import Grid, Volume, canonical_grid, is_conformed
 from brainchop_pipe.core.tissue import TissueMaps, csf_probability
 from brainchop_pipe.errors import InputError
-from brainchop_pipe.images import AffineChoice, Image, Placement, image_bytes, read_image
+from brainchop_pipe.headers import AffineChoice, Placement
+from brainchop_pipe.images import Image, image_bytes, read_image
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.predict import Prediction, filter_labels, post_filter, predict
 from brainchop_pipe.inference.session import Device

@@ -16,6 +16,7 @@ from brainchop_pipe.workflows.bids_app import run_images, run_participants
 from brainchop_pipe.workflows.group_level import run_group
 from filelock import FileLock
 
+from brainchop_pipe.bids.dataset import find_validator
 from brainchop_pipe.errors import ChecksumError, NoMatchError, OutputError, UsageError
 from brainchop_pipe.settings import Processing, Query, Settings
 from conftest import head_voxels, save
@@ -88,7 +89,7 @@ def test_output_is_valid_bids_without_warnings(full_settings):
     run(full_settings)
     run_group(full_settings.output_dir)
     result = subprocess.run(
-        ["bids-validator-deno", str(full_settings.output_dir), "--format", "json"],
+        [find_validator(), str(full_settings.output_dir), "--format", "json"],
         capture_output=True,
         text=True,
     )

@@ -9,7 +9,7 @@ from typing import NoReturn, get_args
 from brainchop_pipe.bids.dataset import CONTRASTS, read_filter_file
 from brainchop_pipe.core.conform import LabelInterpolation
 from brainchop_pipe.errors import UsageError
-from brainchop_pipe.images import AffineChoice
+from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.inference.session import DEVICES
 from brainchop_pipe.settings import (
     DEFAULT_MODELS,
@@ -162,6 +162,12 @@ def _settings(given: argparse.Namespace, query: Query, command: str, bids_dir: P
 
 def _add_processing(parser: argparse.ArgumentParser) -> None:
     """Add what both ways of running have in common."""
+    _add_models(parser)
+    _add_outputs(parser)
+    _add_resources(parser)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
     models = parser.add_argument_group("models")
     add = models.add_argument
     add(
@@ -190,6 +196,9 @@ def _add_processing(parser: argparse.ArgumentParser) -> None:
         help="auto: brain mask and bias correction first, for models whose cards ask for it; none: never",
     )
     add("--full-volume", action="store_true", help="no crop to the head: exact, and up to twice as slow")
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
     images = parser.add_argument_group("images and outputs")
     add = images.add_argument
     add("--prefer-affine", choices=get_args(AffineChoice), help="which to believe where the two contradict")
@@ -207,6 +216,9 @@ def _add_processing(parser: argparse.ArgumentParser) -> None:
         help="compare contents, not sizes and times, to find what is done",
     )
     add("-w", "--work-dir", "--work_dir", type=Path, metavar="DIR", help="log of the run; default: temporary")
+
+
+def _add_resources(parser: argparse.ArgumentParser) -> None:
     resources = parser.add_argument_group("resources")
     add = resources.add_argument
     add(
