@@ -30,21 +30,20 @@ ALLOWED = {
     "steps": {"core", "errors", "headers", "images", "inference", "settings", "storage", "zoo"},
     "bids": {"__init__", "core", "errors", "inference", "settings", "storage", "zoo"},
     "workflows": {"bids", "core", "errors", "images", "inference", "settings", "steps", "storage", "zoo"},
-    "cli": {
-        *(
+    "cli": set(
+        [
             "__init__",
             "bids",
             "core",
             "errors",
             "headers",
-            "images",
             "inference",
             "settings",
             "storage",
             "workflows",
             "zoo",
-        ),
-    },
+        ]
+    ),
     "models": set(),
     "_version": set(),
 }

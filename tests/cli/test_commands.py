@@ -59,7 +59,7 @@ def test_failure_of_an_image_is_shown_and_its_log_kept(run, dataset, tmp_path, c
     )
     code, out, _ = run(*words)
     assert code == 75
-    assert "sub-01_T1w.nii.gz: sub-01_T1w.nii.gz is empty (0 bytes)" in out
+    assert "\nsub-01_T1w.nii.gz is empty (0 bytes)" in out
     (folder,) = (tmp_path / "tmp").iterdir()
     assert "is empty" in (folder / "brainchop.log").read_text()
 

@@ -159,7 +159,9 @@ def _commit() -> tuple[str | None, bool]:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    # Without this git would write its index in the checkout anew.
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
     return result.stdout.strip()
 
 

@@ -69,7 +69,8 @@ class Display:
                 remarks[outcome.reason].append(name)
         self._out.print(table)
         for reason, names in remarks.items():
-            self.say(f"{', '.join(names)}: {reason}")
+            # Most errors name their file themselves.
+            self.say(reason if reason.startswith(names[0]) else f"{', '.join(names)}: {reason}")
 
     def say(self, text: str) -> None:
         """Print a line on standard output."""
