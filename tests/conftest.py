@@ -10,12 +10,17 @@ import nibabel as nib
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from brainchop_pipe.core.grid import Grid, Volume
 from brainchop_pipe.storage import sha256_of_bytes
 
 REPOSITORY = Path(__file__).parents[1]
+
+# Times say nothing on a busy machine; in CI the examples are the same each time.
+settings.register_profile("tests", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

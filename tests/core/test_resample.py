@@ -55,7 +55,7 @@ def distance_to_border(source: Grid, target: Grid) -> np.ndarray:
     return np.minimum(np.abs(position), np.abs(position - last)).min(axis=-1)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(source=grids, target=grids, seed=st.integers(0, 99))
 def test_linear_agrees_with_scipy_for_any_pair_of_grids(source, target, seed):
     voxels = np.random.default_rng(seed).normal(size=source.shape).astype(np.float32)
@@ -67,7 +67,7 @@ def test_linear_agrees_with_scipy_for_any_pair_of_grids(source, target, seed):
     np.testing.assert_allclose(found[clear], expected[clear], atol=2e-2)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(source=grids, target=grids, seed=st.integers(0, 99))
 def test_labels_are_the_argmax_of_interpolated_indicators(source, target, seed):
     labels = np.random.default_rng(seed).integers(0, 4, source.shape).astype(np.uint8)

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 from brainchop_pipe.bids.dataset import CONTRASTS, read_filter_file
 from brainchop_pipe.core.conform import LabelInterpolation
@@ -51,8 +51,14 @@ def app_parser() -> argparse.ArgumentParser:
     add("level", metavar="{participant,group}", help="segment the images, or collect the volumes of all")
     choice = parser.add_argument_group("which images")
     add = choice.add_argument
-    add("--participant-label", "--participant_label", nargs="+", default=[], metavar="LABEL", type=_sub)
-    add("--session-label", "--session_label", nargs="+", default=[], metavar="LABEL", type=_ses)
+    labels = {
+        "nargs": "+",
+        "default": [],
+        "metavar": "LABEL",
+        "help": "default: all; the prefix may be left out",
+    }
+    add("--participant-label", "--participant_label", type=_sub, **labels)
+    add("--session-label", "--session_label", type=_ses, **labels)
     add(
         "--modality",
         nargs="+",
@@ -68,7 +74,12 @@ def app_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="index of pybids to use, made if it is not there; it does not notice new files",
     )
-    add("--skip-bids-validation", "--skip_bids_validation", action="store_true")
+    add(
+        "--skip-bids-validation",
+        "--skip_bids_validation",
+        action="store_true",
+        help="take the folder as it is; else the official validator checks it where it is installed",
+    )
     _add_processing(parser)
     parser.add_argument("--version", action="version", version=_version())
     return parser
@@ -208,7 +219,12 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         default="ras",
         help="order of voxels in the outputs; sMRIPrep needs ras, the default",
     )
-    add("--label-interpolation", choices=get_args(LabelInterpolation), default="linear")
+    add(
+        "--label-interpolation",
+        choices=get_args(LabelInterpolation),
+        default="linear",
+        help="on the way back to the image's grid; linear weighs the labels around",
+    )
     add("--force", action="store_true", help="make anew what is there, edited files included")
     add(
         "--check-hashes",
@@ -233,7 +249,7 @@ def _add_resources(parser: argparse.ArgumentParser) -> None:
     memory = resources.add_mutually_exclusive_group()
     memory.add_argument("--mem-gb", "--mem_gb", type=float, metavar="GB", help="most that a model may need")
     memory.add_argument("--mem-mb", "--mem_mb", type=float, metavar="MB")
-    add("--stop-on-first-crash", action="store_true")
+    add("--stop-on-first-crash", action="store_true", help="end the run at the first image that fails")
     add("--notrack", action="store_true", help="accepted for compatibility: nothing is ever tracked")
     add("-v", "--verbose", action="count", default=0, help="say more; twice: everything")
 
