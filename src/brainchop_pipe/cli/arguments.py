@@ -51,7 +51,7 @@ def app_parser() -> argparse.ArgumentParser:
     add("level", metavar="{participant,group}", help="segment the images, or collect the volumes of all")
     choice = parser.add_argument_group("which images")
     add = choice.add_argument
-    labels = {
+    labels: dict[str, Any] = {
         "nargs": "+",
         "default": [],
         "metavar": "LABEL",
