@@ -94,6 +94,24 @@ def test_provider_that_works_is_preferred_to_the_cpu(monkeypatch):
     assert open_session(MODEL, "a", "cuda", 1).execution.fallbacks == ()
 
 
+def test_node_that_a_named_device_leaves_to_the_cpu_is_recorded(monkeypatch):
+    class Choosy(FakeRuntime):
+        def InferenceSession(self, model, options, providers):  # noqa: N802 - the name of the real one
+            if options.entries:
+                raise RuntimeError("Shape is assigned to the CPU")
+            return super().InferenceSession(model, options, providers)
+
+        def SessionOptions(self):  # noqa: N802 - the name of the real one
+            entries = {}
+            return SimpleNamespace(entries=entries, add_session_config_entry=entries.__setitem__)
+
+    runtime = Choosy({})
+    monkeypatch.setattr(module, "load_onnxruntime", lambda: runtime)
+    execution = open_session(MODEL, "a", "cuda", 1).execution
+    assert execution.provider == "CUDAExecutionProvider"
+    assert "Shape is assigned to the CPU" in execution.fallbacks[0]
+
+
 def test_no_provider_at_all_is_an_error(monkeypatch):
     runtime = FakeRuntime({})
     monkeypatch.setattr(runtime, "get_available_providers", list)

@@ -117,7 +117,8 @@ def open_session(model: bytes, digest: str, device: Device = "auto", threads: in
         SHA-256 of `model`; with `device` and `threads` the key of the cache.
     device : str
         "auto" takes the first provider that works, by preference, and records why
-        better ones did not. A name is strict: that provider runs all, or it is an error.
+        better ones did not. A name is strict: that provider, or an error; that it
+        leaves single nodes to the CPU is recorded.
     threads : int
         For the CPU provider.
 
