@@ -48,9 +48,13 @@ class Prepared:
         return self.image.notes + self.conformed.notes
 
     def output_grid(self, orientation: Orientation) -> Grid:
-        """Give the grid that outputs lie on: the image's voxels, RAS+ or in the file's order."""
-        grid = self.image.volume.grid
-        return canonical_grid(grid) if orientation == "ras" else grid
+        """Give the grid that outputs lie on."""
+        return output_grid(self.image.volume.grid, orientation)
+
+
+def output_grid(grid: Grid, orientation: Orientation) -> Grid:
+    """Give the grid that an image's outputs lie on: its voxels, RAS+ or in the file's order."""
+    return canonical_grid(grid) if orientation == "ras" else grid
 
 
 def prepare(path: Path, prefer_affine: AffineChoice | None = None) -> Prepared:
@@ -234,7 +238,7 @@ def restore_file(
     """
     labels = _read_conformed(in_file).volume
     image = read_image(reference, prefer_affine)
-    grid = canonical_grid(image.volume.grid) if orientation == "ras" else image.volume.grid
+    grid = output_grid(image.volume.grid, orientation)
     restored = restore_labels(labels, grid, interpolation)
     return _write(out_file, Volume(restored, grid), image.placement, labels=True)
 

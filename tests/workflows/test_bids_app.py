@@ -1,5 +1,6 @@
 """The app over a made dataset: what is written, skipped, confined, shared, redone."""
 
+import ast
 import json
 import os
 import subprocess
@@ -249,7 +250,7 @@ def test_two_runs_share_the_work(full_settings, cards):
     command = [sys.executable, "-c", code, str(full_settings.bids_dir), str(full_settings.output_dir)]
     command += [cards.mask, cards.tissue]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [eval(process.communicate()[0]) for process in processes]
+    outputs = [ast.literal_eval(process.communicate()[0]) for process in processes]
     for image in ("sub-01_T1w.nii.gz", "sub-02_ses-a_T1w.nii.gz", "sub-03_T1w.nii.gz"):
         seen = sorted(
             s for output in outputs for name, model, s in output if (name, model) == (image, "made_mask")

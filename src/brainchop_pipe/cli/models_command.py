@@ -22,8 +22,9 @@ def run_models(argv: list[str]) -> int:
         console.print_json(find_model(given.name).card.model_dump_json())
     elif given.action == "pull":
         for name in given.names or shipped_models():
-            store.pull(find_model(name))
-            console.print(f"{name}: ready in {store.path_of(find_model(name))}", markup=False, soft_wrap=True)
+            model = find_model(name)
+            store.pull(model)
+            console.print(f"{name}: ready in {store.path_of(model)}", markup=False, soft_wrap=True)
     else:
         _verify(console, store)
     return 0
