@@ -1,6 +1,7 @@
 """Made data: a head with left ≠ right, models that read intensities, a three-subject dataset."""
 
 import json
+import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from brainchop_pipe.core.grid import Grid, Volume
+from brainchop_pipe.engines import lanes
 from brainchop_pipe.storage import sha256_of_bytes
 
 REPOSITORY = Path(__file__).parents[1]
@@ -193,3 +195,15 @@ def dataset(make_dataset: Callable[..., Path]) -> Path:
         "sub-03/anat/sub-03_T1w.nii.gz",
         "sub-03/anat/sub-03_T2w.nii.gz",
     )
+
+
+@pytest.fixture
+def break_worker(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Make a function fail in worker processes: see `faults/sitecustomize.py`."""
+
+    def break_it(fault: str) -> None:
+        monkeypatch.setattr(lanes, "_CONTEXT", multiprocessing.get_context("spawn"))
+        monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "tests" / "faults"))
+        monkeypatch.setenv("BRAINCHOP_TEST_FAULT", fault)
+
+    return break_it

@@ -8,7 +8,10 @@ import pytest
 from conftest import REPOSITORY
 
 SOURCES = {
-    **{p: p.relative_to(REPOSITORY / "src").with_suffix("").parts for p in REPOSITORY.glob("src/**/*.py")},
+    **{
+        p: p.relative_to(REPOSITORY / "src").with_suffix("").parts
+        for p in REPOSITORY.glob("src/brainchop_pipe/**/*.py")
+    },
     **{
         p: ("brainchop_pipe", *p.relative_to(REPOSITORY).with_suffix("").parts)
         for folder in ("workflows", "models")
@@ -21,29 +24,24 @@ ALLOWED = {
     "__init__": {"_version"},
     "errors": set(),
     "storage": set(),
+    "versions": {"__init__"},
+    "record": {"core", "inference", "storage"},
     "core": {"errors"},
     "headers": {"core", "errors"},
     "images": {"core", "errors", "headers"},
     "inference": {"core", "errors"},
     "settings": {"core", "headers", "inference"},
     "zoo": {"errors", "inference", "storage"},
-    "steps": {"core", "errors", "headers", "images", "inference", "settings", "storage", "zoo"},
-    "bids": {"__init__", "core", "errors", "inference", "settings", "storage", "zoo"},
-    "workflows": {"bids", "core", "errors", "images", "inference", "settings", "steps", "storage", "zoo"},
-    "cli": set(
-        [
-            "__init__",
-            "bids",
-            "core",
-            "errors",
-            "headers",
-            "inference",
-            "settings",
-            "storage",
-            "workflows",
-            "zoo",
-        ]
+    "steps": {"core", "errors", "headers", "images", "inference", "record", "settings", "zoo"},
+    "file_steps": set(
+        ["core", "errors", "headers", "images", "inference", "record", "settings", "steps", "storage", "zoo"],
     ),
+    "engines": {"errors", "file_steps", "settings", "versions", "zoo"},
+    "bids": {"__init__", "errors", "inference", "record", "settings", "storage", "versions", "zoo"},
+    "workflows": {"bids", "core", "engines", "errors", "file_steps", "headers", "images"}
+    | {"inference", "record", "settings", "storage", "zoo"},
+    "cli": {"__init__", "bids", "core", "errors", "headers"}
+    | {"inference", "settings", "storage", "workflows", "zoo"},
     "models": set(),
     "_version": set(),
 }
@@ -53,8 +51,13 @@ THIRD_PARTY = {
     "onnx": {"zoo/convert.py"},
     "bids": {"bids/dataset.py"},
     "rich": {"cli/display.py", "cli/models_command.py"},
-    "pydra": set(),
-    "nipype": set(),
+    "pydra": {"engines/pydra_tasks.py", "engines/pydra_worker.py", "workflows/folder_pydra.py"},
+    "nipype": {
+        "engines/nipype_interfaces.py",
+        "workflows/segment_nipype.py",
+        "workflows/derivatives_nipype.py",
+        "workflows/dataset_nipype.py",
+    },
 }
 
 

@@ -1,20 +1,15 @@
 import json
 
-import nibabel as nib
 import numpy as np
 import pytest
 
-from brainchop_pipe.core.grid import Grid, is_conformed
 from brainchop_pipe.core.tissue import TissueMaps
 from brainchop_pipe.errors import InputError
+from brainchop_pipe.file_steps import load_model
 from brainchop_pipe.settings import Processing
 from brainchop_pipe.steps import (
     check_tissue_share,
-    conform_file,
-    infer_file,
-    post_filter_file,
     prepare,
-    restore_file,
     run_model,
     tissue_probabilities,
     wants_brain,
@@ -24,61 +19,7 @@ from conftest import head_affine, head_voxels, make_card, save
 
 
 def run(prepared, card, **kwargs):
-    model = find_model(card)
-    content = (model.folder / model.card.weights.files[0].path).read_bytes()
-    return run_model(prepared, model, content, Processing(), **kwargs)
-
-
-def test_file_steps_follow_each_other_and_end_on_the_images_grid(tmp_path, head_file, cards):
-    conformed = conform_file(head_file, tmp_path / "conformed.nii.gz")
-    raw = infer_file(conformed, tmp_path / "raw.nii.gz", model=cards.regions)
-    labels = post_filter_file(raw, tmp_path / "labels.nii", model=cards.regions)
-    restored = nib.load(restore_file(labels, head_file, tmp_path / "restored.nii.gz"))
-    assert is_conformed(Grid(nib.load(conformed).shape, nib.load(conformed).affine))
-    np.testing.assert_allclose(restored.affine, head_affine())
-    found = np.asarray(restored.dataobj)
-    assert set(np.unique(found)) == {0, 1, 2}
-    inside = head_voxels() == 1000
-    assert (found[inside] == 2).mean() > 0.9
-
-
-def test_file_steps_and_array_steps_give_the_same_labels(tmp_path, head_file, cards):
-    conformed = conform_file(head_file, tmp_path / "c.nii")
-    raw = infer_file(conformed, tmp_path / "r.nii", model=cards.regions)
-    filtered = post_filter_file(raw, tmp_path / "f.nii", model=cards.regions)
-    prediction = run(prepare(head_file), cards.regions)
-    np.testing.assert_array_equal(np.asarray(nib.load(filtered).dataobj), prediction.labels.voxels)
-
-
-def test_native_orientation_on_request(tmp_path, cards):
-    flipped = np.diag([-1.0, 1, 1, 1]) @ head_affine()
-    image = save(tmp_path / "las.nii.gz", head_voxels(), flipped)
-    conformed = conform_file(image, tmp_path / "c.nii")
-    raw = infer_file(conformed, tmp_path / "r.nii", model=cards.regions, full_volume=True)
-    native = nib.load(restore_file(raw, image, tmp_path / "n.nii", orientation="native"))
-    canonical = nib.load(restore_file(raw, image, tmp_path / "o.nii", interpolation="nearest"))
-    assert nib.aff2axcodes(native.affine) == ("L", "A", "S")
-    assert nib.aff2axcodes(canonical.affine) == ("R", "A", "S")
-    np.testing.assert_allclose(canonical.affine, nib.as_closest_canonical(nib.load(image)).affine)
-
-
-def test_empty_label_map_passes_the_post_filter(tmp_path, head_file, cards):
-    conformed = conform_file(head_file, tmp_path / "c.nii")
-    image = nib.load(conformed)
-    empty = save(tmp_path / "e.nii", np.zeros(image.shape, np.uint8), image.affine)
-    assert not np.asarray(
-        nib.load(post_filter_file(empty, tmp_path / "f.nii", model=cards.mask)).dataobj
-    ).any()
-
-
-def test_image_that_is_not_conformed_is_refused_by_later_steps(tmp_path, head_file, cards):
-    with pytest.raises(InputError, match="conform it first"):
-        infer_file(head_file, tmp_path / "r.nii", model=cards.mask)
-
-
-def test_name_that_is_no_nifti_is_refused(tmp_path, head_file):
-    with pytest.raises(InputError, match=r"ends in \.nii or \.nii\.gz"):
-        conform_file(head_file, tmp_path / "c.mgz")
+    return run_model(prepared.conformed.volume, load_model(card), Processing(), **kwargs)
 
 
 def test_image_in_which_a_model_finds_nothing_is_refused(tmp_path, cards):

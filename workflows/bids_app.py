@@ -1,27 +1,35 @@
 """The BIDS-App: walk a dataset, run what is missing, confine what fails."""
 
+import asyncio
 import logging
+import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from brainchop_pipe.workflows.segment_image import Outcome, ReadyModel, segment_image
-from filelock import FileLock, Timeout
+from brainchop_pipe.workflows.locks import try_lock
+from brainchop_pipe.workflows.resources import check_memory, share_processors
+from brainchop_pipe.workflows.segment_image import Outcome, Workplace, segment_image
+from brainchop_pipe.workflows.work_folder import work_folder
 
 from brainchop_pipe.bids.dataset import check_dataset, find_images
 from brainchop_pipe.bids.derivatives import check_tissue_model, write_dataset_files
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.bids.provenance import code_record
 from brainchop_pipe.bids.publish import prepare_output_dir
-from brainchop_pipe.errors import OutputError, UsageError
+from brainchop_pipe.engines.lanes import Lanes
+from brainchop_pipe.errors import UsageError
+from brainchop_pipe.inference.session import gpus_of
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.zoo.catalog import Model, find_models
 from brainchop_pipe.zoo.fetch import ModelStore
 
 logger = logging.getLogger(__name__)
 
-# How long to wait between looks at a lock that another run holds.
+# How long to wait between looks at locks that another run holds.
 _POLL_SECONDS = 1.0
 
 Report = Callable[[int, int, list[Outcome]], None]
@@ -58,38 +66,116 @@ def run_participants(settings: Settings, report: Report) -> list[Outcome]:
 
 
 def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> list[Outcome]:
-    """Run a set of images, one group (participant) after the other.
+    """Run a set of images, several at a time.
 
-    Two runs on the same output folder share the work: each takes the groups that the
-    other does not hold, and looks again at those at the end.
+    Each is worked on in a process of its own. Two runs on the same output folder share
+    the work: each takes the images that the other does not hold, and looks again at
+    those at the end.
     """
-    models = find_models(settings.processing.models)
-    check_tissue_model(models, settings.processing.tissue_model)
-    _check_memory(models, settings)
+    models = dict(
+        zip(dict.fromkeys(settings.processing.models), find_models(settings.processing.models), strict=True)
+    )
+    check_tissue_model(tuple(models.values()), settings.processing.tissue_model)
+    check_memory(tuple(models.values()), settings)
     prepare_output_dir(settings.output_dir, settings.bids_dir)
     store = ModelStore.from_environment()
-    ready = tuple(ReadyModel(model, store.load(model)) for model in models)
+    for model in models.values():
+        store.load(model)
     if settings.bids_dir is not None:
         write_dataset_files(settings.output_dir, settings.bids_dir, code_record())
-    uses = Counter(source.key for source in jobs)
-    groups: dict[str, list[Source]] = {}
-    for source in jobs:
-        groups.setdefault(source.group, []).append(source)
-    outcomes: list[Outcome] = []
-    finished = 0
-    for group in _claimed(groups, settings.output_dir):
-        for source in groups[group]:
-            reason = _cannot_be_named(source, uses[source.key])
-            if reason:
-                result = [Outcome(source, r.model.card.name, "failed", reason=reason) for r in ready]
-            else:
-                result = segment_image(source, jobs[source], ready, settings)
-            finished += 1
-            outcomes += result
-            report(finished, len(jobs), result)
-            if settings.stop_on_first_crash and any(o.status == "failed" for o in result):
-                return outcomes
-    return outcomes
+    workers, threads = share_processors(settings, tuple(models.values()), len(jobs))
+    settings = replace(settings, processing=replace(settings.processing, threads=threads))
+    with work_folder(settings) as folder:
+        try:
+            return asyncio.run(_Run(jobs, models, settings, report).work(workers, folder))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+
+@dataclass
+class _Run:
+    """A run over images: what is left to do, and what came out so far."""
+
+    jobs: dict[Source, Path]
+    models: dict[str, Model]
+    settings: Settings
+    report: Report
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.waiting = deque(self.jobs)
+        self.uses = Counter(source.key for source in self.jobs)
+        self.finished = 0
+        self.interrupted = False
+
+    async def work(self, workers: int, folder: Path) -> list[Outcome]:
+        """Take images until none is left, each worker one at a time."""
+        gpus = gpus_of(self.settings.processing.device)
+        with _on_signal(self._interrupt), Lanes(workers, gpus) as lanes:
+            workplace = Workplace(lanes, folder)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(workers + len(gpus)):
+                        group.create_task(self._take_images(workplace))
+            except ExceptionGroup as errors:
+                # What ends a run (an output folder without locks) hits all workers alike.
+                raise errors.exceptions[0] from None
+        if self.interrupted:
+            raise asyncio.CancelledError
+        return self.outcomes
+
+    def _interrupt(self, task: "asyncio.Task[None]") -> None:
+        """End the run at its next wait, and never in the midst of a write."""
+        self.interrupted = True
+        self.waiting.clear()
+        task.cancel()
+
+    async def _take_images(self, workplace: Workplace) -> None:
+        """Work on one image after the other; those that another run holds come last."""
+        passed_over = 0
+        while self.waiting:
+            source = self.waiting.popleft()
+            with try_lock(self.settings.output_dir, source) as locked:
+                if locked:
+                    passed_over = 0
+                    self._finish(await self._segment(source, workplace))
+                else:
+                    passed_over += 1
+                    self.waiting.append(source)
+            if passed_over > len(self.waiting):
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def _segment(self, source: Source, workplace: Workplace) -> list[Outcome]:
+        reason = _cannot_be_named(source, self.uses[source.key])
+        if reason:
+            return [Outcome(source, m.card.name, "failed", reason=reason) for m in self.models.values()]
+        return await segment_image(source, self.jobs[source], self.models, self.settings, workplace)
+
+    def _finish(self, outcomes: list[Outcome]) -> None:
+        self.finished += 1
+        self.outcomes += outcomes
+        self.report(self.finished, len(self.jobs), outcomes)
+        if self.settings.stop_on_first_crash and any(o.status == "failed" for o in outcomes):
+            self.waiting.clear()
+
+
+@contextmanager
+def _on_signal(interrupt: Callable[["asyncio.Task[None]"], None]) -> Iterator[None]:
+    """Call a function with this task on SIGINT and SIGTERM, where signals can be had."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    if task is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        loop.add_signal_handler(number, interrupt, task)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 def _cannot_be_named(source: Source, inputs_of_that_name: int) -> str:
@@ -99,56 +185,3 @@ def _cannot_be_named(source: Source, inputs_of_that_name: int) -> str:
     if inputs_of_that_name > 1:
         return f"another input (.nii beside .nii.gz?) would write the same files as {source.name}; remove one"
     return ""
-
-
-def _claimed(groups: dict[str, list[Source]], output_dir: Path) -> Iterator[str]:
-    """Give the groups one by one, each under its lock; those that another run holds come last."""
-    waiting = deque(groups)
-    passed_over = 0
-    while waiting:
-        group = waiting.popleft()
-        # Once all that is left is held by others, wait for them instead of going round.
-        patience = _POLL_SECONDS if passed_over >= len(waiting) + 1 else 0.0
-        with _try_lock(output_dir, group, patience) as locked:
-            if locked:
-                passed_over = 0
-                yield group
-            else:
-                passed_over += 1
-                waiting.append(group)
-
-
-@contextmanager
-def _try_lock(output_dir: Path, group: str, patience_seconds: float) -> Iterator[bool]:
-    """Hold a group's lock if it can be had in time; the kernel frees it when its holder dies."""
-    folder = output_dir / ".brainchop" / "locks"
-    lock = FileLock(folder / f"{group}.lock", timeout=patience_seconds)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        logger.info("%s is being worked on by another run", group)
-        yield False
-        return
-    except (OSError, NotImplementedError) as error:
-        raise OutputError(
-            f"{folder.name} below {output_dir} cannot be locked ({error}); it must be writable for you, "
-            "on a file system with locks"
-        ) from error
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
-def _check_memory(models: tuple[Model, ...], settings: Settings) -> None:
-    """Refuse a model that needs more memory than was allowed, before any image is read."""
-    for model in models:
-        card = model.card
-        whole = settings.processing.full_volume or card.input.crop is None
-        need = card.memory.full_gb if whole else card.memory.cropped_gb
-        if settings.mem_gb is not None and need > settings.mem_gb:
-            raise UsageError(
-                f"model {card.name!r} needs {need} GB; --mem-gb allows {settings.mem_gb}. "
-                "Allow more, or choose a smaller model"
-            )

@@ -1,44 +1,21 @@
 """One image through all of a run's models, into its derivatives."""
 
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+from brainchop_pipe.workflows.publish_product import StepFiles, publish_product
 
-from brainchop_pipe.bids.derivatives import Content, Product, label_table, plan_products, sidecar_metadata
+from brainchop_pipe.bids.derivatives import Product, label_table, plan_products
 from brainchop_pipe.bids.names import Source
-from brainchop_pipe.bids.provenance import (
-    FileState,
-    code_record,
-    environment_record,
-    execution_record,
-    input_record,
-    model_record,
-    peak_memory_mb,
-    signature,
-    utc_now,
-)
-from brainchop_pipe.bids.publish import Derivative, is_complete, publish
-from brainchop_pipe.core.conform import restore_labels, restore_probability
-from brainchop_pipe.core.grid import Grid, Volume
-from brainchop_pipe.core.tissue import tissue_maps
+from brainchop_pipe.bids.provenance import FileState, signature
+from brainchop_pipe.bids.publish import is_complete
+from brainchop_pipe.engines.lanes import Lanes
 from brainchop_pipe.errors import PipeError
-from brainchop_pipe.images import check_readable, image_bytes
-from brainchop_pipe.inference.predict import Prediction
+from brainchop_pipe.images import read_place
 from brainchop_pipe.settings import Settings
-from brainchop_pipe.steps import (
-    Prepared,
-    check_tissue_share,
-    prepare,
-    run_model,
-    tissue_probabilities,
-    wants_brain,
-)
 from brainchop_pipe.zoo.catalog import Model
 
 logger = logging.getLogger(__name__)
@@ -47,6 +24,9 @@ Status = Literal["done", "complete", "skipped", "failed"]
 
 # Complex images are stored part by part; only the magnitude is a picture of a head.
 _MAGNITUDE = (None, "mag")
+
+# Of the app's own making: a tissue model of this name is no card's.
+_NO_TISSUE_MODEL = "none"
 
 
 @dataclass(frozen=True)
@@ -61,7 +41,8 @@ class Outcome:
         "done"; "complete": it was there already; "skipped": not meant for this
         image; "failed".
     seconds : float
-        Of this model's inference and, for the last model of a product, its writing.
+        Of this model's inference and, for the last model of a product, the way back to
+        the image's grid.
     reason : str
         Why it was skipped or failed; notes on the image when done.
     """
@@ -74,41 +55,22 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class ReadyModel:
-    """A model and its ONNX file."""
+class Workplace:
+    """Where images are worked on.
 
-    model: Model
-    content: bytes
+    Parameters
+    ----------
+    lanes : Lanes
+    folder : Path
+        For intermediate files.
+    """
 
-
-@dataclass(frozen=True, eq=False)
-class _Restored:
-    """A product's maps on the output's grid, volumes by label index, and what is odd about them."""
-
-    grid: Grid
-    voxels: dict[Content, np.ndarray]
-    volumes_mm3: dict[str, float]
-    notes: tuple[str, ...] = ()
+    lanes: Lanes
+    folder: Path
 
 
-@dataclass
-class _Clock:
-    """Seconds by stage, and when the work began."""
-
-    began: str = field(default_factory=utc_now)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def segment_image(
-    source: Source, path: Path, models: tuple[ReadyModel, ...], settings: Settings
+async def segment_image(
+    source: Source, path: Path, models: dict[str, Model], settings: Settings, workplace: Workplace
 ) -> list[Outcome]:
     """Run what is missing for one image, and write it.
 
@@ -118,9 +80,10 @@ def segment_image(
         How the image is called.
     path : Path
         Where it is.
-    models : tuple of ReadyModel
-        In the order of the run.
+    models : dict
+        By the names that the run calls them, in its order.
     settings : Settings
+    workplace : Workplace
 
     Returns
     -------
@@ -128,48 +91,40 @@ def segment_image(
         One a model. A failure is an outcome, not an exception: it must not stop
         the images after this one.
     """
-    refused = {ready.model.card.name: _refusal(source, ready.model, settings) for ready in models}
+    refused = {model.card.name: _refusal(source, model, settings) for model in models.values()}
     outcomes = [Outcome(source, name, "skipped", reason=reason) for name, reason in refused.items() if reason]
-    usable = tuple(ready for ready in models if not refused[ready.model.card.name])
+    usable = {name: model for name, model in models.items() if not refused[model.card.name]}
     if not usable:
         return outcomes
     work = _ImageWork(source, path, usable, settings)
-    return outcomes + work.run()
+    return outcomes + await work.run(workplace)
 
 
 class _ImageWork:
-    """The products of one image: what is missing, what was predicted, how long it took."""
+    """The products of one image: what is missing, and how it comes into its place."""
 
-    def __init__(
-        self, source: Source, path: Path, models: tuple[ReadyModel, ...], settings: Settings
-    ) -> None:
+    def __init__(self, source: Source, path: Path, models: dict[str, Model], settings: Settings) -> None:
         self.source = source
         self.path = path
-        self.models = {ready.model.card.name: ready for ready in models}
+        self.names = {model.card.name: name for name, model in models.items()}
         self.settings = settings
-        self.products = plan_products(
-            tuple(ready.model for ready in models), settings.processing.tissue_model
-        )
-        self.clock = _Clock()
+        self.products = plan_products(tuple(models.values()), settings.processing.tissue_model)
 
-    def run(self) -> list[Outcome]:
+    async def run(self, workplace: Workplace) -> list[Outcome]:
         """Do what is missing; the one place where any exception becomes an outcome."""
         outcomes: list[Outcome] = []
         missing = list(self.products)
         try:
-            check_readable(self.path)
+            read_place(self.path, self.settings.processing.prefer_affine)
             state = FileState.of(self.path)
             missing = [p for p in self.products if not self._is_complete(p, state)]
-            outcomes = self._outcomes([p for p in self.products if p not in missing], "complete")
-            if not missing:
-                return outcomes
-            with self.clock.stage("prepare"):
-                prepared = prepare(self.path, self.settings.processing.prefer_affine)
-                record = input_record(self.source.uri, self.path, state, prepared.image.volume)
+            complete = [p for p in self.products if p not in missing]
+            outcomes = [o for p in complete for o in self._outcomes(p, "complete")]
+            if missing:
+                outcomes += await self._make(missing, state, workplace)
         except Exception as error:  # noqa: BLE001 - one bad image must not stop the others
-            return outcomes + self._outcomes(missing, "failed", self._explain(error))
-        for product in missing:
-            outcomes += self._make(product, prepared, record)
+            reason = self._explain(error)
+            outcomes += [o for p in missing for o in self._outcomes(p, "failed", reason)]
         return outcomes
 
     def _is_complete(self, product: Product, state: FileState) -> bool:
@@ -183,99 +138,66 @@ class _ImageWork:
             check_hashes=self.settings.check_hashes,
         )
 
-    def _make(self, product: Product, prepared: Prepared, record: dict[str, Any]) -> list[Outcome]:
-        """Predict, restore and write one product."""
+    async def _make(self, missing: list[Product], state: FileState, workplace: Workplace) -> list[Outcome]:
+        """Run the workflow for the missing products, and publish what comes out of it."""
+        # Pydra takes half a second to import, which a run that has nothing to do need not spend.
+        from brainchop_pipe.engines.pydra_worker import run_segment
+
+        folder = workplace.folder / self.source.stem
         try:
-            predictions = self._predict(product, prepared)
-            with self.clock.stage(f"write {product.models[-1].card.name}"):
-                restored = self._restore(product, predictions, prepared)
-                notes = (*prepared.notes, *restored.notes)
-                provenance = self._provenance(product, predictions, record, notes)
-                self._write(product, prepared, restored, provenance)
-        except Exception as error:  # noqa: BLE001 - one bad model must not stop the others
-            return self._outcomes([product], "failed", self._explain(error))
-        return self._outcomes([product], "done", " ".join(notes))
+            made = await run_segment(workplace.lanes, folder, **self._inputs(missing))
+            results = ([made.tissues] if made.tissues else []) + list(made.labels)
+            return [
+                outcome
+                for product, result in zip(missing, results, strict=True)
+                for outcome in self._publish(product, result, state, made.conform_seconds)
+            ]
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _predict(self, product: Product, prepared: Prepared) -> list[Prediction]:
-        """Run a product's models; what the first finds of the brain is at hand for the second."""
-        predictions: list[Prediction] = []
-        for model in product.models:
-            name = model.card.name
-            mask = predictions[0] if predictions else None
-            with self.clock.stage(f"infer {name}"):
-                content = self.models[name].content
-                predictions.append(run_model(prepared, model, content, self.settings.processing, mask))
-        return predictions
-
-    def _restore(self, product: Product, predictions: list[Prediction], prepared: Prepared) -> _Restored:
-        """Bring what was predicted onto the output's grid, and count it on the models'."""
-        grid = prepared.output_grid(self.settings.processing.output_orientation)
-        if not product.is_tissue_set:
-            labels = predictions[0].labels
-            voxels = restore_labels(labels, grid, self.settings.processing.label_interpolation)
-            return _Restored(grid, {"segmentation": voxels}, _volumes_mm3(labels.voxels, labels.grid))
-        mask, tissue = predictions
-        card = product.models[1].card
-        probabilities = tissue_probabilities(mask, tissue, card)
-        conformed = tissue_maps(*(p.voxels for p in probabilities))
-        notes = check_tissue_share(conformed, card.name)
-        maps = tissue_maps(*(restore_probability(p, grid) for p in probabilities))
-        gm, wm, csf = maps.probabilities
-        contents: dict[Content, np.ndarray] = {"mask": maps.mask.astype(np.uint8), "dseg": maps.labels}
-        contents |= {"GM": gm, "WM": wm, "CSF": csf}
-        return _Restored(grid, contents, _volumes_mm3(conformed.labels, mask.grid), notes)
-
-    def _write(
-        self, product: Product, prepared: Prepared, restored: _Restored, provenance: dict[str, Any]
-    ) -> None:
-        derivatives = []
-        for content, file in product.files(self.source).items():
-            volume = Volume(restored.voxels[content], restored.grid)
-            is_label = volume.voxels.dtype.kind == "u"
-            encoded = image_bytes(volume, prepared.image.placement, labels=is_label)
-            sidecar = sidecar_metadata(content, self.source, product)
-            if content in ("dseg", "segmentation"):
-                sidecar["VolumesMm3"] = restored.volumes_mm3
-            derivatives.append(Derivative(file, encoded, {**sidecar, "Provenance": provenance}))
-        tables = label_table(self.source, product)
-        publish(self.settings.output_dir, derivatives, tables, force=self.settings.force)
-
-    def _provenance(
-        self,
-        product: Product,
-        predictions: list[Prediction],
-        record: dict[str, Any],
-        notes: tuple[str, ...],
-    ) -> dict[str, Any]:
-        executions = {
-            model.card.name: execution_record(prediction.execution)
-            for model, prediction in zip(product.models, predictions, strict=True)
-        }
-        if product.is_tissue_set and wants_brain(product.models[1], self.settings.processing):
-            mask, tissue = (model.card.name for model in product.models)
-            executions[tissue]["Preparation"] = f"mask of {mask}, N4 bias correction within it"
+    def _inputs(self, missing: list[Product]) -> dict[str, Any]:
+        """Give the inputs of the workflow."""
+        processing = self.settings.processing
+        pair = next((p for p in missing if p.is_tissue_set), None)
         return {
-            "Signature": signature(product.models, self.settings),
-            "Command": self.settings.command,
-            "Parameters": self.settings.processing.parameters(),
-            "Input": record,
-            "Models": [model_record(model) for model in product.models],
-            "Execution": executions,
-            "Code": code_record(),
-            **environment_record(),
-            "StartTime": self.clock.began,
-            "EndTime": utc_now(),
-            "StageSeconds": {stage: round(s, 2) for stage, s in self.clock.seconds.items()},
-            "PeakMemoryMB": peak_memory_mb(),
-            "Warnings": [*notes, *(reason for e in executions.values() for reason in e["Fallbacks"])],
+            "in_file": self.path.resolve(),
+            "models": [self.names[model.card.name] for product in missing for model in product.models],
+            "tissue_model": pair.models[1].card.name if pair else _NO_TISSUE_MODEL,
+            "prefer_affine": processing.prefer_affine,
+            "prepare": processing.prepare,
+            "full_volume": processing.full_volume,
+            "interpolation": processing.label_interpolation,
+            "orientation": processing.output_orientation,
+            "device": processing.device,
+            "threads": processing.threads,
         }
 
-    def _outcomes(self, products: list[Product], status: Status, reason: str = "") -> list[Outcome]:
-        names = [model.card.name for product in products for model in product.models]
-        return [Outcome(self.source, name, status, self._seconds(name), reason) for name in names]
+    def _publish(
+        self, product: Product, result: StepFiles | Exception, state: FileState, conform: float
+    ) -> list[Outcome]:
+        try:
+            if isinstance(result, Exception):
+                raise result
+            record = publish_product(self.source, product, result, state, self.settings, conform)
+        except Exception as error:  # noqa: BLE001 - one bad model must not stop the others
+            return self._outcomes(product, "failed", self._explain(error))
+        return self._outcomes(product, "done", " ".join(record.notes), record.seconds)
 
-    def _seconds(self, name: str) -> float:
-        return sum(self.clock.seconds.get(f"{stage} {name}", 0.0) for stage in ("infer", "write"))
+    def _outcomes(
+        self, product: Product, status: Status, reason: str = "", seconds: dict[str, float] | None = None
+    ) -> list[Outcome]:
+        spent = seconds or {}
+        names = [model.card.name for model in product.models]
+        return [
+            Outcome(
+                self.source,
+                name,
+                status,
+                sum(spent.get(f"{stage} {name}", 0.0) for stage in ("infer", "write")),
+                reason,
+            )
+            for name in names
+        ]
 
     def _explain(self, error: Exception) -> str:
         """Say what went wrong, in one line; what nobody foresaw leaves its traceback in the log."""
@@ -298,9 +220,3 @@ def _refusal(source: Source, model: Model, settings: Settings) -> str:
             f"{model.card.name} was not trained for {source.suffix}, only {', '.join(model.card.modalities)}"
         )
     return ""
-
-
-def _volumes_mm3(labels: np.ndarray, grid: Grid) -> dict[str, float]:
-    """Volume by label index, counted on the models' grid; background left out."""
-    counts = np.bincount(labels.ravel())
-    return {str(i): round(float(n * grid.voxel_volume_mm3), 1) for i, n in enumerate(counts) if i and n}

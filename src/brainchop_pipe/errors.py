@@ -13,7 +13,8 @@
     ├── OutputError       (OSError)            a folder cannot be written
     ├── ModelError        (ValueError)         a card or its weights are not usable
     │   └── ChecksumError                      a file is not the one that was recorded
-    └── ProviderError     (RuntimeError)       an execution provider cannot run
+    ├── ProviderError     (RuntimeError)       an execution provider cannot run
+    └── WorkerLostError   (RuntimeError)       a process ended in mid-work
 
 ``exit_code`` is what the command returns when the error ends the run; the
 numbers are those of the BIDS execution draft and of BSD's ``sysexits``.
@@ -88,3 +89,7 @@ class ProviderError(PipeError, RuntimeError):
     """An execution provider that was asked for cannot run."""
 
     exit_code = 69
+
+
+class WorkerLostError(PipeError, RuntimeError):
+    """A process that worked on an image ended before it was done."""

@@ -22,7 +22,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from brainchop_pipe.core.grid import Volume
 from brainchop_pipe.errors import InputError, MissingInputError
-from brainchop_pipe.headers import AffineChoice, Placement, find_place, one_line
+from brainchop_pipe.headers import AffineChoice, Place, Placement, find_place, one_line
 
 # Formats of one file that hold a position in the world. Pairs (.hdr/.img) are not among them:
 # half of such an image can change or get lost without the other.
@@ -32,6 +32,9 @@ _SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 _FEWEST_VOXELS = 8
 
 _INTENT_LABEL = 1002
+
+# NIfTI's code of an extension that holds plain text.
+_COMMENT = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +48,14 @@ class Image:
     placement : Placement
     notes : tuple of str
         Whole sentences; empty where nothing is remarkable.
+    comment : str
+        First comment in the header's extensions; empty where there is none.
     """
 
     volume: Volume
     placement: Placement
     notes: tuple[str, ...] = ()
+    comment: str = ""
 
 
 def read_image(
@@ -86,7 +92,16 @@ def read_image(
         place = find_place(path.name, image, prefer_affine)
         voxels = _read_voxels(image).reshape(image.shape[:3])
     _check_values(path.name, voxels, allow_constant)
-    return Image(Volume(voxels, place.grid), place.placement, place.notes)
+    return Image(Volume(voxels, place.grid), place.placement, place.notes, _comment(image))
+
+
+def read_place(path: Path, prefer_affine: AffineChoice | None = None) -> Place:
+    """Read where an image lies, without its voxels; arguments and errors as of `read_image`."""
+    check_readable(path)
+    with _explained(path):
+        image = nib.load(path)
+        _check_shape(path.name, tuple(int(n) for n in image.shape))
+        return find_place(path.name, image, prefer_affine)
 
 
 def check_readable(path: Path) -> None:
@@ -114,7 +129,7 @@ def check_readable(path: Path) -> None:
 
 
 def image_bytes(
-    volume: Volume, placement: Placement, *, labels: bool = False, compress: bool = True
+    volume: Volume, placement: Placement, *, labels: bool = False, compress: bool = True, comment: str = ""
 ) -> bytes:
     """Give the content of a NIfTI-1 file; the same volume gives the same bytes.
 
@@ -127,6 +142,8 @@ def image_bytes(
         Mark the values as labels in the header's intent.
     compress : bool
         Gzip, without name and time.
+    comment : str
+        Kept in the header's extensions.
     """
     image = nib.Nifti1Image(volume.voxels, volume.grid.affine)
     image.set_sform(volume.grid.affine, placement.sform_code)
@@ -135,6 +152,8 @@ def image_bytes(
     image.header.set_xyzt_units(placement.space_unit, placement.time_unit)
     if labels:
         image.header.set_intent(_INTENT_LABEL, allow_unknown=True)
+    if comment:
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT, comment.encode()))
     content = image.to_bytes()
     if not compress:
         return bytes(content)
@@ -200,6 +219,13 @@ def _read_voxels(image: Any) -> np.ndarray:
     if voxels.dtype.kind == "f" and image.get_data_dtype().kind != "f":
         voxels = voxels.astype(np.float32)
     return np.asarray(voxels.astype(voxels.dtype.newbyteorder("="), copy=False))
+
+
+def _comment(image: Any) -> str:
+    extensions = getattr(image.header, "extensions", ())
+    texts = (extension.get_content() for extension in extensions if extension.get_code() == _COMMENT)
+    # The standard pads an extension with zeros.
+    return next((bytes(text).rstrip(b"\0").decode("utf-8", "replace") for text in texts), "")
 
 
 def _check_values(name: str, voxels: np.ndarray, allow_constant: bool) -> None:

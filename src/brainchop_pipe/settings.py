@@ -38,7 +38,7 @@ class Processing:
     label_interpolation : {"linear", "nearest"}
     device : str
     threads : int
-        Of one inference; 1 or more.
+        Of one inference; 1 or more. A run over images decides it from `Settings`.
     """
 
     models: tuple[str, ...] = DEFAULT_MODELS
@@ -97,8 +97,12 @@ class Settings:
         Redo what is there; compare the input's content, not only its size and time.
     stop_on_first_crash : bool
     skip_bids_validation : bool
+    nprocs : int
+        Processors that the run may use.
+    omp_nthreads : int or None
+        Threads of one inference; None: as many as there are for each image at a time.
     mem_gb : float or None
-        Most that the models may need.
+        Most that the run may need; None: what is free.
     command : str
         The command line as provenance shows it, without paths.
     """
@@ -112,6 +116,8 @@ class Settings:
     check_hashes: bool = False
     stop_on_first_crash: bool = False
     skip_bids_validation: bool = False
+    nprocs: int = 1
+    omp_nthreads: int | None = None
     mem_gb: float | None = None
     command: str = "brainchop"
 

@@ -1,8 +1,4 @@
-"""The steps from an image to its label maps: each once for arrays in memory, once file to file.
-
-The file forms are what engines wrap; their borders are the borders of the array
-forms, so that both give the same bytes.
-"""
+"""The steps from an image to its maps, for arrays in memory; `file_steps` has them file to file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,24 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from brainchop_pipe.core.bias import correct_bias
-from brainchop_pipe.core.conform import (
-    Conformed,
-    LabelInterpolation,
-    conform,
-    restore_labels,
-)
-from brainchop_pipe.core.grid import Grid, Volume, canonical_grid, is_conformed
-from brainchop_pipe.core.tissue import TissueMaps, csf_probability
+from brainchop_pipe.core.conform import Conformed, conform, restore_labels, restore_probability
+from brainchop_pipe.core.grid import Grid, Volume, canonical_grid
+from brainchop_pipe.core.tissue import TissueMaps, csf_probability, tissue_maps
 from brainchop_pipe.errors import InputError
-from brainchop_pipe.headers import AffineChoice, Placement
-from brainchop_pipe.images import Image, image_bytes, read_image
+from brainchop_pipe.headers import AffineChoice
+from brainchop_pipe.images import Image, read_image
 from brainchop_pipe.inference.card import ModelCard
-from brainchop_pipe.inference.predict import Prediction, filter_labels, post_filter, predict
-from brainchop_pipe.inference.session import Device
+from brainchop_pipe.inference.predict import Prediction, post_filter, predict
+from brainchop_pipe.record import Clock, StepRecord, peak_memory_mb, utc_now
 from brainchop_pipe.settings import Orientation, Processing
-from brainchop_pipe.storage import write_whole
-from brainchop_pipe.zoo.catalog import Model, find_model
-from brainchop_pipe.zoo.fetch import ModelStore
+from brainchop_pipe.zoo.catalog import Model
 
 # Share of grey and white matter in the mask. In adults CSF takes 15 to 35 %, in severe
 # atrophy nearly half; below the first figure the tissue model did not see the brain.
@@ -47,9 +36,37 @@ class Prepared:
         """What a user should know of the image and of its way onto the models' grid."""
         return self.image.notes + self.conformed.notes
 
-    def output_grid(self, orientation: Orientation) -> Grid:
-        """Give the grid that outputs lie on."""
-        return output_grid(self.image.volume.grid, orientation)
+
+@dataclass(frozen=True)
+class ReadyModel:
+    """A model and its ONNX file."""
+
+    model: Model
+    content: bytes
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        return self.model.card
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Maps on the output's grid, and how they came about.
+
+    Parameters
+    ----------
+    grid : Grid
+    maps : dict
+        Arrays of the grid's shape: "labels"; or "mask", "dseg" (uint8), "GM", "WM",
+        "CSF" (float32, 0 to 1).
+    record : StepRecord
+        Without what is known of the input.
+    """
+
+    grid: Grid
+    maps: dict[str, np.ndarray]
+    record: StepRecord
 
 
 def output_grid(grid: Grid, orientation: Orientation) -> Grid:
@@ -66,19 +83,85 @@ def prepare(path: Path, prefer_affine: AffineChoice | None = None) -> Prepared:
         raise InputError(f"{path.name}: {error}") from error
 
 
+def segment_labels(conformed: Volume, grid: Grid, ready: ReadyModel, processing: Processing) -> Segmentation:
+    """Run one model, and bring its label map onto the output's grid.
+
+    Parameters
+    ----------
+    conformed : Volume
+        See `conform`.
+    grid : Grid
+        The output's.
+    ready : ReadyModel
+    processing : Processing
+
+    Raises
+    ------
+    InputError
+        The model finds nothing at all.
+    """
+    clock = Clock()
+    name = ready.card.name
+    with clock.stage(f"infer {name}"):
+        prediction = run_model(conformed, ready, processing)
+    with clock.stage(f"write {name}"):
+        labels = restore_labels(prediction.labels, grid, processing.label_interpolation)
+        volumes = _volumes_mm3(prediction.labels)
+    record = _record(clock, {name: prediction}, volumes)
+    return Segmentation(grid, {"labels": labels}, record)
+
+
+def segment_tissues(
+    conformed: Volume, grid: Grid, mask_model: ReadyModel, tissue_model: ReadyModel, processing: Processing
+) -> Segmentation:
+    """Run a mask and a tissue model, and combine them on the output's grid.
+
+    Parameters
+    ----------
+    conformed : Volume
+        See `conform`.
+    grid : Grid
+        The output's.
+    mask_model, tissue_model : ReadyModel
+        The second sees what its card asks for: the whole head, or the brain that the
+        first finds, evenly lit.
+    processing : Processing
+
+    Raises
+    ------
+    InputError
+        A model finds nothing, or hardly any tissue within the mask.
+    """
+    clock = Clock()
+    with clock.stage(f"infer {mask_model.card.name}"):
+        mask = run_model(conformed, mask_model, processing)
+    with clock.stage(f"infer {tissue_model.card.name}"):
+        tissue = run_model(conformed, tissue_model, processing, mask)
+    with clock.stage(f"write {tissue_model.card.name}"):
+        probabilities = tissue_probabilities(mask, tissue, tissue_model.card)
+        on_models_grid = tissue_maps(*(p.voxels for p in probabilities))
+        notes = check_tissue_share(on_models_grid, tissue_model.card.name)
+        maps = tissue_maps(*(restore_probability(p, grid) for p in probabilities))
+        volumes = _volumes_mm3(Volume(on_models_grid.labels, mask.grid))
+    preparations = {}
+    if wants_brain(tissue_model.model, processing):
+        preparations[tissue_model.card.name] = f"mask of {mask_model.card.name}, N4 bias correction within it"
+    gm, wm, csf = maps.probabilities
+    contents = {"mask": maps.mask.astype(np.uint8), "dseg": maps.labels, "GM": gm, "WM": wm, "CSF": csf}
+    predictions = {mask_model.card.name: mask, tissue_model.card.name: tissue}
+    return Segmentation(grid, contents, _record(clock, predictions, volumes, notes, preparations))
+
+
 def run_model(
-    prepared: Prepared,
-    model: Model,
-    content: bytes,
-    processing: Processing,
-    mask: Prediction | None = None,
+    conformed: Volume, ready: ReadyModel, processing: Processing, mask: Prediction | None = None
 ) -> Prediction:
     """Predict and post-filter; probabilities come with models of masks and tissues.
 
     Parameters
     ----------
-    content : bytes
-        The model's ONNX file.
+    conformed : Volume
+    ready : ReadyModel
+    processing : Processing
     mask : Prediction or None
         Brain mask: for models whose cards ask for it, what lies outside is set to 0 and
         the bias field within is corrected.
@@ -88,25 +171,25 @@ def run_model(
     InputError
         The model finds nothing at all.
     """
-    volume = prepared.conformed.volume
-    if mask is not None and wants_brain(model, processing):
+    card = ready.card
+    if mask is not None and wants_brain(ready.model, processing):
         brain = mask.labels.voxels > 0
-        volume = Volume(correct_bias(volume.voxels, brain, processing.threads), volume.grid)
+        conformed = Volume(correct_bias(conformed.voxels, brain), conformed.grid)
     prediction = predict(
-        volume,
-        content,
-        model.card,
+        conformed,
+        ready.content,
+        card,
         device=processing.device,
         threads=processing.threads,
         full_volume=processing.full_volume,
-        with_probabilities=model.card.output.role != "regions",
+        with_probabilities=card.output.role != "regions",
     )
     if not prediction.labels.voxels.any():
         raise InputError(
-            f"model {model.card.name!r} finds nothing in this image; is it a head, upright in its own "
-            f"coordinates, in a contrast that the model knows ({', '.join(model.card.modalities)})?"
+            f"model {card.name!r} finds nothing in this image; is it a head, upright in its own "
+            f"coordinates, in a contrast that the model knows ({', '.join(card.modalities)})?"
         )
-    return post_filter(prediction, model.card)
+    return post_filter(prediction, card)
 
 
 def wants_brain(model: Model, processing: Processing) -> bool:
@@ -150,114 +233,28 @@ def check_tissue_share(maps: TissueMaps, name: str) -> tuple[str, ...]:
     return (f"{found}; look at the result.",) if share < _LOW_TISSUE_SHARE else ()
 
 
-def conform_file(in_file: Path, out_file: Path, *, prefer_affine: AffineChoice | None = None) -> Path:
-    """Conform an image: 256³ voxels of 1 mm, LIA, uint8.
-
-    Parameters
-    ----------
-    in_file : Path
-        See `read_image`.
-    out_file : Path
-        ``.nii`` or ``.nii.gz``; replaced if it is there.
-    prefer_affine : {"sform", "qform"} or None
-    """
-    prepared = prepare(in_file, prefer_affine)
-    return _write(out_file, prepared.conformed.volume, prepared.image.placement)
-
-
-def infer_file(
-    in_file: Path,
-    out_file: Path,
-    *,
-    model: str,
-    device: Device = "auto",
-    threads: int = 1,
-    full_volume: bool = False,
-) -> Path:
-    """Run a model on a conformed image and write its label map, before any post-filter.
-
-    Parameters
-    ----------
-    in_file : Path
-        As `conform_file` writes it.
-    out_file : Path
-    model : str
-        Name of a shipped card, or path of a card.
-    device : str
-    threads : int
-    full_volume : bool
-        No crop to the head.
-    """
-    image = _read_conformed(in_file)
-    found = find_model(model)
-    content = ModelStore.from_environment().load(found)
-    prediction = predict(
-        image.volume, content, found.card, device=device, threads=threads, full_volume=full_volume
+def _record(
+    clock: Clock,
+    predictions: dict[str, Prediction],
+    volumes_mm3: dict[str, float],
+    notes: tuple[str, ...] = (),
+    preparations: dict[str, str] | None = None,
+) -> StepRecord:
+    return StepRecord(
+        digests=None,
+        executions={name: prediction.execution for name, prediction in predictions.items()},
+        preparations=preparations or {},
+        volumes_mm3=volumes_mm3,
+        seconds=clock.seconds,
+        notes=notes,
+        started=clock.started,
+        ended=utc_now(),
+        peak_memory_mb=peak_memory_mb(),
     )
-    return _write(out_file, prediction.labels, image.placement, labels=True)
 
 
-def post_filter_file(in_file: Path, out_file: Path, *, model: str) -> Path:
-    """Apply the post-filter of a model's card to a label map.
-
-    Parameters
-    ----------
-    in_file : Path
-        As `infer_file` writes it.
-    out_file : Path
-    model : str
-        Name of a shipped card, or path of a card.
-    """
-    image = _read_conformed(in_file)
-    labels = filter_labels(image.volume.voxels, find_model(model).card)
-    return _write(out_file, Volume(labels, image.volume.grid), image.placement, labels=True)
-
-
-def restore_file(
-    in_file: Path,
-    reference: Path,
-    out_file: Path,
-    *,
-    interpolation: LabelInterpolation = "linear",
-    orientation: Orientation = "ras",
-    prefer_affine: AffineChoice | None = None,
-) -> Path:
-    """Bring a label map from the models' grid onto the grid of the image that it was made of.
-
-    Parameters
-    ----------
-    in_file : Path
-        Integer labels on the models' grid.
-    reference : Path
-        The image.
-    out_file : Path
-    interpolation : {"linear", "nearest"}
-    orientation : {"ras", "native"}
-    prefer_affine : {"sform", "qform"} or None
-        As for `conform_file`.
-    """
-    labels = _read_conformed(in_file).volume
-    image = read_image(reference, prefer_affine)
-    grid = output_grid(image.volume.grid, orientation)
-    restored = restore_labels(labels, grid, interpolation)
-    return _write(out_file, Volume(restored, grid), image.placement, labels=True)
-
-
-def _read_conformed(path: Path) -> Image:
-    image = read_image(path, allow_constant=True)
-    voxels = image.volume.voxels
-    if not is_conformed(image.volume.grid) or not np.issubdtype(voxels.dtype, np.unsignedinteger):
-        raise InputError(
-            f"{path.name} has shape {voxels.shape}, orientation {image.volume.grid.orientation} and type "
-            f"{voxels.dtype}; 256 x 256 x 256 voxels of 1 mm in LIA order and an unsigned integer type "
-            "are needed: conform it first"
-        )
-    return image
-
-
-def _write(path: Path, volume: Volume, placement: Placement, *, labels: bool = False) -> Path:
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"{path.name} cannot be written; give a name that ends in .nii or .nii.gz")
-    compress = path.name.endswith(".gz")
-    write_whole(path, image_bytes(volume, placement, labels=labels, compress=compress))
-    return path
+def _volumes_mm3(labels: Volume) -> dict[str, float]:
+    """Volume by label index, counted on the models' grid; background left out."""
+    counts = np.bincount(labels.voxels.ravel())
+    voxel = labels.grid.voxel_volume_mm3
+    return {str(i): round(float(n * voxel), 1) for i, n in enumerate(counts) if i and n}

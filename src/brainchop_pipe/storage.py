@@ -37,10 +37,16 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a kill at any moment leaves the old content or the new, never a part."""
+def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file so that a kill at any moment leaves the old content or the new, never a part.
+
+    With `durable` a power cut does neither; what can be made again need not wait for the disk.
+    """
     with temporary_beside(path) as temporary:
-        write_synced(temporary, content)
+        if durable:
+            write_synced(temporary, content)
+        else:
+            temporary.write_bytes(content)
         temporary.replace(path)
 
 

@@ -29,7 +29,7 @@ def test_source_says_what_its_name_says(dataset):
     source = find_images(dataset, Query(participant_labels=("02",), session_labels=("b",)))[0]
     assert source.uri == "bids:raw:sub-02/ses-b/anat/sub-02_ses-b_T1w.nii.gz"
     assert str(source.folder) == "sub-02/ses-b/anat"
-    assert (source.group, source.suffix) == ("sub-02", "T1w")
+    assert (source.participant, source.suffix) == ("sub-02", "T1w")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_database_of_pybids_holds_all_participants_of_one_dataset(dataset, tmp_p
 def test_image_with_a_name_that_is_no_raw_ones_has_no_entities(dataset, name):
     (dataset / "sub-01/anat" / name).touch()
     (odd,) = (s for s in find_images(dataset, Query()) if not s.entities)
-    assert (odd.name, odd.suffix, odd.group) == (name, "T1w", "sub-01")
+    assert (odd.name, odd.suffix, odd.participant) == (name, "T1w", "sub-01")
 
 
 def test_contrast_that_is_not_there_is_an_error_that_lists_those_there_are(dataset):

@@ -41,7 +41,8 @@ def test_participant_and_group_level_of_a_dataset(run, dataset, tmp_path, cards)
     assert out.count("done") == 4
     assert "sub-03_T2w.nii.gz: T2w is not among --modality T1w" in out
     assert "[5/5]" in err
-    assert not list((tmp_path / "tmp").iterdir())
+    # The server that starts workers keeps its socket as long as this process lives.
+    assert not [p for p in (tmp_path / "tmp").iterdir() if not p.name.startswith("pymp-")]
     code, out, _ = run(dataset, tmp_path / "out", "group")
     assert (code, out) == (0, "wrote volumes.tsv\n")
 
@@ -141,7 +142,8 @@ def test_errors_have_the_exit_codes_of_the_bids_draft(run, dataset, tmp_path, wo
     found, _, err = run(*filled)
     assert found == code
     assert message in err
-    assert not list((tmp_path / "tmp").iterdir())
+    # The server that starts workers keeps its socket as long as this process lives.
+    assert not [p for p in (tmp_path / "tmp").iterdir() if not p.name.startswith("pymp-")]
 
 
 def test_filter_file_and_memory_limit_are_read(run, dataset, tmp_path, cards):

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from brainchop_pipe.core.bias import correct_bias
+from brainchop_pipe.core.bias import bias_field, correct_bias
+from brainchop_pipe.core.grid import Grid, Volume
 
 
 @pytest.fixture
@@ -34,8 +35,24 @@ def test_nothing_is_left_outside_and_the_scale_is_filled(brain):
     assert corrected.max() == 255
 
 
-def test_same_number_of_threads_gives_the_same_bytes(brain):
-    np.testing.assert_array_equal(correct_bias(*brain, threads=2), correct_bias(*brain, threads=2))
+def test_same_input_gives_the_same_bytes(brain):
+    np.testing.assert_array_equal(correct_bias(*brain), correct_bias(*brain))
+
+
+def test_field_goes_on_outside_of_the_mask(brain):
+    voxels, mask = brain
+    volume = Volume(voxels[::2], Grid(voxels[::2].shape, np.diag([2.0, 1, 1, 1])))
+    field = bias_field(volume, mask[::2])
+    assert field.shape == volume.voxels.shape
+    assert field.min() > 0
+    np.testing.assert_array_equal(field[0], field[1])
+    inner = field[4:-4, 48, 48] / field[24, 48, 48]
+    np.testing.assert_allclose(inner, (np.linspace(1.4, 0.7, 96)[::2] / 1.04)[4:-4], rtol=0.1)
+
+
+def test_field_of_an_empty_mask_is_one(brain):
+    volume = Volume(brain[0], Grid(brain[0].shape, np.eye(4)))
+    assert (bias_field(volume, np.zeros_like(brain[1])) == 1).all()
 
 
 def test_empty_mask_gives_an_empty_image(brain):

@@ -12,7 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from brainchop_pipe.workflows import bids_app, segment_image
+from brainchop_pipe.workflows import bids_app
 from brainchop_pipe.workflows.bids_app import run_images, run_participants
 from brainchop_pipe.workflows.group_level import run_group
 from filelock import FileLock
@@ -30,7 +30,7 @@ def settings(make_dataset, tmp_path, cards) -> Settings:
         *(f"sub-0{n}/anat/sub-0{n}_{s}.nii.gz" for n, s in ((1, "T1w"), (3, "T1w"), (3, "T2w")))
     )
     processing = Processing(models=(cards.mask, cards.tissue))
-    return Settings(tmp_path / "out", processing, bids_dir=dataset, skip_bids_validation=True)
+    return Settings(tmp_path / "out", processing, bids_dir=dataset, skip_bids_validation=True, nprocs=2)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_sidecar_answers_the_questions_of_provenance(settings):
     assert [m["Name"] for m in provenance["Models"]] == ["made_mask", "made_tissue"]
     assert provenance["Execution"]["made_tissue"]["Provider"] == "CPUExecutionProvider"
     assert {"SHA256", "VoxelsSHA256", "Size"} <= provenance["Input"].keys()
-    assert {"prepare", "infer made_mask", "infer made_tissue"} <= provenance["StageSeconds"].keys()
+    assert {"conform", "infer made_mask", "infer made_tissue"} <= provenance["StageSeconds"].keys()
     assert sum(sidecar["VolumesMm3"].values()) > 1e5
     text = json.dumps(sidecar)
     assert str(settings.output_dir.parent) not in text
@@ -192,19 +192,13 @@ def test_bad_image_fails_alone_and_the_others_complete(settings):
     assert not (settings.output_dir / "sub-01").exists()
 
 
-def test_unforeseen_error_fails_one_model_and_leaves_a_traceback(full_settings, monkeypatch, caplog):
-    original = segment_image.run_model
-
-    def break_for_regions(prepared, model, *rest):
-        if model.card.output.role == "regions":
-            raise MemoryError("no more")
-        return original(prepared, model, *rest)
-
-    monkeypatch.setattr(segment_image, "run_model", break_for_regions)
+def test_unforeseen_error_fails_one_model_and_leaves_a_traceback(full_settings, break_worker, caplog):
+    break_worker("brainchop_pipe.file_steps:segment_labels:memory:sub-01")
     statuses = run(full_settings)
     assert [statuses[("sub-01_T1w", m)] for m in ("mask", "tissue", "regions")] == ["done", "done", "failed"]
     assert "unexpected MemoryError: no more" in reasons(full_settings)
     assert "Traceback" in caplog.text
+    assert "in broken" in caplog.text
 
 
 def test_run_stops_at_the_first_failure_on_request(settings):
@@ -220,21 +214,22 @@ def test_two_inputs_never_write_one_output(settings):
     assert "would write the same files" in reasons(settings)
 
 
-def test_participant_in_another_runs_hands_comes_last(full_settings, monkeypatch):
+def test_image_in_another_runs_hands_comes_last(full_settings, monkeypatch):
     locks = full_settings.output_dir / ".brainchop" / "locks"
     locks.mkdir(parents=True)
     monkeypatch.setattr(bids_app, "_POLL_SECONDS", 0.05)
-    lock = FileLock(locks / "sub-01.lock", thread_local=False)
+    lock = FileLock(locks / "sub-01_.lock", thread_local=False)
     lock.acquire()
     order = []
 
     def report(finished, total, outcomes):
-        order.append(outcomes[0].source.group)
+        order.append(outcomes[0].source.name)
         if finished == total - 1:
             threading.Timer(0.2, lock.release).start()
 
     run_participants(full_settings, report)
-    assert order == ["sub-02", "sub-02", "sub-03", "sub-03", "sub-01"]
+    assert order[-1] == "sub-01_T1w.nii.gz"
+    assert len(order) == 5
 
 
 def test_two_runs_share_the_work(full_settings, cards):
@@ -324,7 +319,8 @@ def test_misnamed_image_fails_alone(settings, make_dataset):
 
 def test_output_folder_without_locks_is_named(settings):
     settings.output_dir.mkdir()
-    (settings.output_dir / ".brainchop").write_text("in the way")
+    (settings.output_dir / ".brainchop").mkdir()
+    (settings.output_dir / ".brainchop" / "locks").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be locked"):
         run(settings)
 

@@ -97,10 +97,10 @@ def find_images(bids_dir: Path, query: Query) -> tuple[Source, ...]:
     finally:
         layout.session.close()
         layout.connection_manager.engine.dispose()
-    sources = [_source(path, bids_dir) for path in sorted(paths)]
+    sources = [source_of(path, bids_dir) for path in sorted(paths)]
     wanted = {f"sub-{label}" for label in participants}
     sessions = {f"ses-{label}" for label in query.session_labels}
-    chosen = [s for s in sources if s.group in wanted and (not sessions or _session(s) in sessions)]
+    chosen = [s for s in sources if s.participant in wanted and (not sessions or _session(s) in sessions)]
     _check_found(chosen, query, bids_dir)
     return tuple(chosen)
 
@@ -112,7 +112,7 @@ def _session(source: Source) -> str | None:
 
 def _check_found(sources: list[Source], query: Query, bids_dir: Path) -> None:
     """Refuse to go on without something that was asked for by name."""
-    groups, sessions = {s.group for s in sources}, {_session(s) for s in sources}
+    groups, sessions = {s.participant for s in sources}, {_session(s) for s in sources}
     missing = [f"sub-{p}" for p in query.participant_labels if f"sub-{p}" not in groups]
     missing += [f"ses-{s}" for s in query.session_labels if f"ses-{s}" not in sessions]
     if missing or not sources:
@@ -207,17 +207,24 @@ def _get(layout: Any, suffix: str, filters: dict[str, Any]) -> list[Path]:
         raise UsageError(f"the BIDS filters {filters} cannot be used: {error}") from error
 
 
-def _source(path: Path, bids_dir: Path) -> Source:
+def source_of(path: Path, bids_dir: Path) -> Source:
+    """Describe an image of a dataset by its place; no file is looked at.
+
+    Raises
+    ------
+    UsageError
+        The image is not in the dataset.
+    """
     try:
         relative = PurePosixPath(path.relative_to(bids_dir).as_posix())
     except ValueError:
         raise UsageError(
-            f"the index given with --bids-database-dir is of another dataset ({path}); give another folder"
+            f"{path} is not in the dataset {bids_dir}; if an index was given (--bids-database-dir), it is "
+            "of another dataset: give another folder"
         ) from None
     suffix = relative.name.split(".")[0].rpartition("_")[2]
     entities, suffix = parse_name(relative.name) or ((), suffix)
-    group = relative.parts[0]
-    return Source(relative.parent, relative.name, f"bids:raw:{relative}", group, entities, suffix)
+    return Source(relative.parent, relative.name, f"bids:raw:{relative}", relative.parts[0], entities, suffix)
 
 
 def _validate(bids_dir: Path, validator: str) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.errors import UsageError
 from brainchop_pipe.storage import write_if_changed
-from brainchop_pipe.zoo.catalog import Model
+from brainchop_pipe.zoo.catalog import Model, group_models
 
 BIDS_VERSION = "1.11.1"
 
@@ -97,19 +97,7 @@ def plan_products(models: tuple[Model, ...], tissue_model: str | None) -> tuple[
     tissue_model : str or None
         Name of the one that owns the tissue set; None: the first that can.
     """
-    mask = next((m for m in models if m.card.output.role == "mask" and m.card.output.includes_csf), None)
-    tissue = next(
-        (
-            m
-            for m in models
-            if m.card.output.role == "tissue" and tissue_model in (None, m.card.name, m.card.bids_label)
-        ),
-        None,
-    )
-    if mask is None or tissue is None:
-        return tuple(Product((m,)) for m in models)
-    others = (m for m in models if m not in (mask, tissue))
-    return (Product((mask, tissue)), *(Product((m,)) for m in others))
+    return tuple(Product(group) for group in group_models(models, tissue_model))
 
 
 def check_tissue_model(models: tuple[Model, ...], tissue_model: str | None) -> None:

@@ -30,8 +30,8 @@ class Source:
         File name.
     uri : str
         How sidecars refer to it: a BIDS URI, or the name of a file in no dataset.
-    group : str
-        Images with the same group share a lock and a row of progress: ``sub-01``.
+    participant : str
+        Such as ``sub-01``; the file's name for one that is in no dataset.
     entities : tuple of (str, str)
         Entities of the name; empty where it is no BIDS name.
     suffix : str
@@ -41,7 +41,7 @@ class Source:
     folder: PurePosixPath
     name: str
     uri: str
-    group: str
+    participant: str
     entities: tuple[tuple[str, str], ...]
     suffix: str
 

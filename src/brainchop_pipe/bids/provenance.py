@@ -9,22 +9,17 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import subprocess
-import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import brainchop_pipe
-from brainchop_pipe.core.grid import Volume
 from brainchop_pipe.inference.session import Execution
+from brainchop_pipe.record import InputDigests
 from brainchop_pipe.settings import Settings
-from brainchop_pipe.storage import sha256_of_file
+from brainchop_pipe.versions import checkout, code_version
 from brainchop_pipe.zoo.catalog import Model
 
 _LIBRARIES = ("onnxruntime", "numpy", "scipy", "nibabel", "connected-components-3d", "SimpleITK")
@@ -55,26 +50,19 @@ class FileState:
 def signature(models: tuple[Model, ...], settings: Settings) -> str:
     """Give one digest of all that decides an output apart from its input: models, parameters, version."""
     decisive = {
-        "code": code_record(),
+        "code": code_version(),
         "parameters": settings.processing.parameters(),
         "cards": [model.card.model_dump(mode="json") for model in models],
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def input_record(uri: str, path: Path, state: FileState, volume: Volume) -> dict[str, Any]:
-    """Describe the input: the file as it lies there, and its voxels and affine whatever holds them.
-
-    The second digest is of the voxels in C order and native little-endian type, then
-    of the affine as float64: the same for ``.nii`` and ``.nii.gz``.
-    """
-    voxels = np.ascontiguousarray(volume.voxels)
-    decoded = hashlib.sha256(voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).data)
-    decoded.update(np.ascontiguousarray(volume.grid.affine, "<f8").data)
+def input_record(uri: str, state: FileState, digests: InputDigests) -> dict[str, Any]:
+    """Describe the input: the file as it lies there, and its voxels and affine whatever holds them."""
     return {
         "URI": uri,
-        "SHA256": sha256_of_file(path),
-        "VoxelsSHA256": decoded.hexdigest(),
+        "SHA256": digests.sha256,
+        "VoxelsSHA256": digests.voxels_sha256,
         "Size": state.size,
         "ModificationTimeNs": state.modified_ns,
     }
@@ -135,21 +123,10 @@ def environment_record() -> dict[str, Any]:
     }
 
 
-def peak_memory_mb() -> int:
-    """Give the largest resident memory of this process so far, megabytes (10^6 bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // 1_000_000 if sys.platform == "darwin" else peak * 1024 // 1_000_000
-
-
-def utc_now() -> str:
-    """Give the time as ISO 8601, UTC, whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _commit() -> tuple[str | None, bool]:
     """Commit of the sources that run: asked of git in a checkout, else as the build recorded it."""
-    root = Path(brainchop_pipe.__file__).parents[2]
-    if (root / ".git").exists():
+    root = checkout()
+    if root is not None and (root / ".git").exists():
         try:
             commit = _git(root, "rev-parse", "HEAD")
             return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))

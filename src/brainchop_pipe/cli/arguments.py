@@ -144,7 +144,6 @@ def _split_option(word: str) -> tuple[str, str]:
 
 
 def _settings(given: argparse.Namespace, query: Query, command: str, bids_dir: Path | None) -> Settings:
-    cpus = min(filter(None, (given.nprocs, given.omp_nthreads, available_cpus())))
     processing = Processing(
         models=tuple(given.models),
         tissue_model=given.tissue_model,
@@ -154,7 +153,6 @@ def _settings(given: argparse.Namespace, query: Query, command: str, bids_dir: P
         output_orientation=given.output_orientation,
         label_interpolation=given.label_interpolation,
         device=given.device,
-        threads=cpus,
     )
     return Settings(
         output_dir=given.output_dir,
@@ -166,6 +164,8 @@ def _settings(given: argparse.Namespace, query: Query, command: str, bids_dir: P
         check_hashes=given.check_hashes,
         stop_on_first_crash=given.stop_on_first_crash,
         skip_bids_validation=getattr(given, "skip_bids_validation", False),
+        nprocs=min(given.nprocs or available_cpus(), available_cpus()),
+        omp_nthreads=given.omp_nthreads,
         mem_gb=given.mem_gb if given.mem_mb is None else given.mem_mb / 1000,
         command=command,
     )
@@ -231,7 +231,14 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compare contents, not sizes and times, to find what is done",
     )
-    add("-w", "--work-dir", "--work_dir", type=Path, metavar="DIR", help="log of the run; default: temporary")
+    add(
+        "-w",
+        "--work-dir",
+        "--work_dir",
+        type=Path,
+        metavar="DIR",
+        help="intermediate files and log; default: below OUT, the log temporary",
+    )
 
 
 def _add_resources(parser: argparse.ArgumentParser) -> None:
@@ -245,9 +252,9 @@ def _add_resources(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processors that the run may use",
     )
-    add("--omp-nthreads", type=_positive, metavar="N", help="threads of one inference; default: all allowed")
+    add("--omp-nthreads", type=_positive, metavar="N", help="threads of one inference; default: 4 or more")
     memory = resources.add_mutually_exclusive_group()
-    memory.add_argument("--mem-gb", "--mem_gb", type=float, metavar="GB", help="most that a model may need")
+    memory.add_argument("--mem-gb", "--mem_gb", type=float, metavar="GB", help="most that the run may need")
     memory.add_argument("--mem-mb", "--mem_mb", type=float, metavar="MB")
     add("--stop-on-first-crash", action="store_true", help="end the run at the first image that fails")
     add("--notrack", action="store_true", help="accepted for compatibility: nothing is ever tracked")

@@ -3,18 +3,23 @@
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name that everybody gives it
 
+from brainchop_pipe.core.grid import Volume
 from brainchop_pipe.core.resample import support_box
 
-# Voxels of the field's estimate: at 4 mm the field of a coil is still smooth, and the
-# iterations cost seconds rather than minutes.
-_SHRINK = 4
+# Distance between the points of the field's estimate: at 4 mm the field of a coil is still
+# smooth, and the iterations cost seconds rather than minutes.
+_LATTICE_MM = 4.0
 _ITERATIONS = (50, 50, 30, 20)
+
+# Each number of threads has its own roundings (one grey level here and there), so it is the
+# same on all machines; those with fewer processors take the threads in turn.
+_THREADS = 4
 
 # Share of the brain that may be brighter than the top of the 8-bit scale.
 _TOP_PERCENTILE = 99.9
 
 
-def correct_bias(voxels: np.ndarray, mask: np.ndarray, threads: int = 1) -> np.ndarray:
+def correct_bias(voxels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Even out the bias field within a mask, and set the rest to 0.
 
     Parameters
@@ -23,38 +28,60 @@ def correct_bias(voxels: np.ndarray, mask: np.ndarray, threads: int = 1) -> np.n
         A conformed head.
     mask : bool, shape (I, J, K)
         The brain.
-    threads : int
-        Set for all of SimpleITK in this process. The same number gives the same
-        bytes; another one other roundings.
 
     Returns
     -------
     uint8, shape (I, J, K)
         Scaled so that 99.9 % of the mask lie at 255 or below.
-
-    Notes
-    -----
-    Source: N4 (Tustison et al. 2010, doi:10.1109/TMI.2010.2046908) of SimpleITK on
-    every fourth voxel, with its defaults but for the iterations.
     """
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     box = support_box(mask)
     if box is None:
         return np.zeros_like(voxels)
     head, brain = voxels[box].astype(np.float32), mask[box]
-    corrected = head / _bias_field(head, brain) * brain
+    corrected = head / _estimate(head, brain, (1.0, 1.0, 1.0)) * brain
     top = max(float(np.percentile(corrected[brain], _TOP_PERCENTILE)), 1.0)
     out = np.zeros_like(voxels)
     out[box] = np.rint(np.clip(corrected * (255 / top), 0, 255)).astype(np.uint8)
     return out
 
 
-def _bias_field(head: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    """Estimate the multiplicative field on a coarse lattice, and give it for every voxel, float32."""
-    image = sitk.GetImageFromArray(head)
-    mask = sitk.GetImageFromArray(brain.astype(np.uint8))
+def bias_field(image: Volume, mask: np.ndarray) -> np.ndarray:
+    """Estimate the multiplicative bias field of an image within a mask.
+
+    Parameters
+    ----------
+    image : Volume
+    mask : bool, shape (I, J, K)
+        Brain; an empty one gives a field of ones.
+
+    Returns
+    -------
+    float32, shape (I, J, K), above 0
+        Around 1. Outside of the mask's box it goes on with the values at its border,
+        where nothing is known of it.
+    """
+    box = support_box(mask)
+    if box is None:
+        return np.ones(mask.shape, np.float32)
+    field = _estimate(image.voxels[box].astype(np.float32), mask[box], image.grid.spacing_mm)
+    around = [(s.start, n - s.stop) for s, n in zip(box, mask.shape, strict=True)]
+    return np.pad(field, around, mode="edge")
+
+
+def _estimate(head: np.ndarray, brain: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """Estimate the field on a coarse lattice, and give it for every voxel, float32.
+
+    Source: N4 (Tustison et al. 2010, doi:10.1109/TMI.2010.2046908) of SimpleITK with
+    its defaults but for the iterations.
+    """
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(_THREADS)
+    image, mask = sitk.GetImageFromArray(head), sitk.GetImageFromArray(brain.astype(np.uint8))
+    for each in (image, mask):
+        # SimpleITK counts the axes of an array from the last one.
+        each.SetSpacing(spacing_mm[::-1])
+    shrink = [max(1, round(_LATTICE_MM / s)) for s in spacing_mm[::-1]]
     correction = sitk.N4BiasFieldCorrectionImageFilter()
     correction.SetMaximumNumberOfIterations(_ITERATIONS)
-    correction.Execute(sitk.Shrink(image, [_SHRINK] * 3), sitk.Shrink(mask, [_SHRINK] * 3))
+    correction.Execute(sitk.Shrink(image, shrink), sitk.Shrink(mask, shrink))
     log_field = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(image))
     return np.asarray(np.exp(log_field.astype(np.float32)))

@@ -7,6 +7,7 @@ import sys
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -152,6 +153,32 @@ def available_devices() -> tuple[Device, ...]:
     """Devices whose providers the installed onnxruntime contains; they may still fail to run."""
     installed = load_onnxruntime().get_available_providers()
     return tuple(d for d in DEVICES if d != "auto" and _PROVIDERS[d] in installed)
+
+
+def gpus_of(device: Device) -> tuple[str, ...]:
+    """Name the GPUs that a device means, as ``CUDA_VISIBLE_DEVICES`` would; none for the processors.
+
+    "auto" means those that are there, if the installed onnxruntime can use them; a GPU
+    by name is taken for there.
+    """
+    wanted = {"cuda", "tensorrt", "migraphx"} & {*available_devices(), *({device} - {"auto"})}
+    if device not in ("auto", *wanted) or not wanted:
+        return ()
+    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        if variable in os.environ:
+            return tuple(name.strip() for name in os.environ[variable].split(",") if name.strip())
+    count = _nvidia_gpus() + _amd_gpus() or int(device != "auto")
+    return tuple(map(str, range(count)))
+
+
+def _nvidia_gpus() -> int:
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def _amd_gpus() -> int:
+    """Count the kernel's compute nodes that are GPUs; processors among them have the number 0."""
+    nodes = Path("/sys/class/kfd/kfd/topology/nodes").glob("*/gpu_id")
+    return sum(node.read_text(encoding="ascii").strip() != "0" for node in nodes)
 
 
 @cache

@@ -1,5 +1,6 @@
 """The models that a name can mean: the cards that the package ships, and a user's own."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -45,6 +46,50 @@ def find_model(name: str) -> Model:
             f"there is no model {name!r}; there are {', '.join(models)}, or the path of a card (.json)"
         )
     return models[name]
+
+
+def group_models(models: tuple[Model, ...], tissue_model: str | None) -> tuple[tuple[Model, ...], ...]:
+    """Decide which models make the tissue maps together, and which stand for themselves.
+
+    Parameters
+    ----------
+    models : tuple of Model
+    tissue_model : str or None
+        Name of the one that owns the tissue maps; None: the first that can.
+
+    Returns
+    -------
+    tuple of tuples of Model
+        First the pair of mask and tissue model, where there is one, then the others alone.
+    """
+    mask = next((m for m in models if m.card.output.role == "mask" and m.card.output.includes_csf), None)
+    tissue = next(
+        (
+            m
+            for m in models
+            if m.card.output.role == "tissue" and tissue_model in (None, m.card.name, m.card.bids_label)
+        ),
+        None,
+    )
+    if mask is None or tissue is None:
+        return tuple((m,) for m in models)
+    return ((mask, tissue), *((m,) for m in models if m not in (mask, tissue)))
+
+
+def group_names(names: Iterable[str], tissue_model: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Group models as `group_models` does, by the names that they were asked for with.
+
+    Returns
+    -------
+    (tuple of str, tuple of str)
+        The pair of mask and tissue model, empty if there is none, and the others.
+    """
+    unique = tuple(dict.fromkeys(names))
+    by_card = {m.card.name: name for m, name in zip(find_models(unique), unique, strict=True)}
+    groups = group_models(find_models(unique), tissue_model)
+    named = [tuple(by_card[m.card.name] for m in group) for group in groups]
+    pair = named[0] if named and len(named[0]) == 2 else ()
+    return pair, tuple(group[0] for group in named if len(group) == 1)
 
 
 def find_models(names: tuple[str, ...]) -> tuple[Model, ...]:

@@ -1,0 +1,36 @@
+"""What both engines take over from a step: its parameters, their defaults, and what they mean."""
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin
+
+# Where a step writes to is the engine's business.
+_PLACES = ("out_file", "out_dir")
+
+Step = Callable[..., Any]
+
+
+def parameters(step: Step) -> dict[str, inspect.Parameter]:
+    """Give the parameters of a step that an engine offers, in order."""
+    signature = inspect.signature(step)
+    return {name: p for name, p in signature.parameters.items() if name not in _PLACES}
+
+
+def choices(parameter: inspect.Parameter) -> tuple[Any, ...]:
+    """Give the values that a parameter may have; empty where its type does not list them."""
+    annotation = parameter.annotation
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    found = [a for a in get_args(annotation) if get_origin(a) is Literal]
+    return (None, *get_args(found[0])) if found else ()
+
+
+def descriptions(step: Step) -> dict[str, str]:
+    """Give what a step's docstring says of each parameter, in one line each."""
+    text = inspect.getdoc(step) or ""
+    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\w+\n-+\n|\Z)", text, re.DOTALL | re.MULTILINE)
+    entries = re.findall(
+        r"^(\w+) : [^\n]*\n((?:    [^\n]*\n?)*)", section[1] if section else "", re.MULTILINE
+    )
+    return {name: " ".join(body.split()) for name, body in entries}

@@ -1,0 +1,222 @@
+"""Processes that work on one job at a time: one that dies takes its own job with it, no other.
+
+ONNX sessions live in these processes, from image to image. A lane is a process and
+not a thread because Pydra's tasks change the working directory.
+"""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any, Self
+
+import cloudpickle
+
+from brainchop_pipe.errors import WorkerLostError
+
+# Never a fork of this process, which would carry the locks of its threads: where it is safe, of
+# a server that has done nothing but import what lanes need, so that a lane starts in no time.
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+_PRELOAD = ["brainchop_pipe.engines.pydra_worker"]
+
+
+class Lane:
+    """One process, started when it is first needed and again after it died.
+
+    Parameters
+    ----------
+    environment : dict
+        Variables to set in the process before it does anything.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+        self._process: Any = None
+        self._connection: Any = None
+        self._stopped = False
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a function in the process and wait for what it returns or raises.
+
+        Raises
+        ------
+        WorkerLostError
+            The process ended before the function did.
+        """
+        self._ensure_started()
+        try:
+            self._connection.send_bytes(cloudpickle.dumps((function, arguments)))
+            while True:
+                kind, content = self._receive()
+                if kind == "log":
+                    logging.getLogger(content.name).handle(content)
+                elif kind == "failed":
+                    raise content
+                else:
+                    return content
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise WorkerLostError(self._epitaph()) from None
+
+    def stop(self) -> None:
+        """End the process at once, whatever it is doing."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+
+    def _ensure_started(self) -> None:
+        if self._stopped:
+            raise WorkerLostError("the run was ended")
+        if self._process is not None and self._process.is_alive():
+            return
+        _CONTEXT.set_forkserver_preload(_PRELOAD)
+        self._connection, theirs = _CONTEXT.Pipe()
+        # All of it: the server has the environment of its own start.
+        environment = {**os.environ, **self._environment}
+        self._process = _CONTEXT.Process(target=_serve, args=(theirs, environment, _log_level()), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def _receive(self) -> tuple[str, Any]:
+        """Take the next message; what a process sent before it died still counts."""
+        wait([self._connection, self._process.sentinel])
+        if not self._connection.poll():
+            raise EOFError
+        kind, content = cloudpickle.loads(self._connection.recv_bytes())
+        return kind, content
+
+    def _epitaph(self) -> str:
+        self._process.join()
+        code = self._process.exitcode
+        if code == -signal.SIGKILL:
+            return (
+                "the process that worked on it was killed (SIGKILL), most often by the system for want of "
+                "memory; allow more, or fewer images at a time (--nprocs, --mem-gb)"
+            )
+        cause = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+        return f"the process that worked on it ended by itself ({cause}); run again, or use another --device"
+
+
+class Lanes:
+    """Lanes for the processors, and one for each GPU.
+
+    Parameters
+    ----------
+    count : int
+        How many jobs the processors take at a time.
+    gpus : tuple of str
+        Names of the GPUs as ``CUDA_VISIBLE_DEVICES`` has them. Jobs that want a GPU
+        run in the one process that each has; without any, anywhere.
+    environment : dict
+        Variables for all processes.
+    """
+
+    def __init__(
+        self, count: int, gpus: tuple[str, ...] = (), environment: dict[str, str] | None = None
+    ) -> None:
+        common = environment or {}
+        plain = [Lane(common) for _ in range(count)]
+        # Names of NVIDIA's and AMD's libraries for the same thing.
+        on_gpu = [Lane(common | {"CUDA_VISIBLE_DEVICES": gpu, "HIP_VISIBLE_DEVICES": gpu}) for gpu in gpus]
+        self._lanes = plain + on_gpu
+        self._threads = ThreadPoolExecutor(len(self._lanes), thread_name_prefix="lane")
+        self._idle = _queue(plain)
+        self._idle_on_gpu = _queue(on_gpu) if on_gpu else self._idle
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for lane in self._lanes:
+            lane.stop()
+        self._threads.shutdown()
+
+    async def run(self, function: Callable[..., Any], *arguments: Any, wants_gpu: bool = False) -> Any:
+        """Run a function in the next lane that is free; errors as of `Lane.run`."""
+        idle = self._idle_on_gpu if wants_gpu else self._idle
+        lane = await idle.get()
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, lane.run, function, *arguments)
+        finally:
+            idle.put_nowait(lane)
+
+
+def _queue(lanes: list[Lane]) -> "asyncio.Queue[Lane]":
+    queue: asyncio.Queue[Lane] = asyncio.Queue()
+    for lane in lanes:
+        queue.put_nowait(lane)
+    return queue
+
+
+def _log_level() -> int:
+    return logging.getLogger("brainchop_pipe").getEffectiveLevel()
+
+
+def _serve(connection: Connection, environment: dict[str, str], log_level: int) -> None:
+    """Do the jobs that come, until the other end is closed."""
+    # Ctrl-C reaches the whole group of processes; what it means is for the first one to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(environment)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    package = logging.getLogger("brainchop_pipe")
+    package.setLevel(log_level)
+    package.addHandler(_Sender(connection))
+    package.propagate = False
+    while True:
+        try:
+            function, arguments = cloudpickle.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        try:
+            answer = ("done", function(*arguments))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the other end
+            error.add_note("".join(traceback.format_exception(error)))
+            answer = ("failed", _portable(error))
+        connection.send_bytes(cloudpickle.dumps(answer))
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _portable(error: Exception) -> Exception:
+    """Give an error that survives the way between processes."""
+    try:
+        cloudpickle.loads(cloudpickle.dumps(error))
+    except Exception:  # noqa: BLE001 - a pickle may fail in any way
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+class _Sender(logging.Handler):
+    """Sends log records to the process that started this one."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record, its arguments and traceback as text."""
+        record.msg, record.args = record.getMessage(), None
+        if record.exc_info:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+            record.exc_info = None
+        self._connection.send_bytes(cloudpickle.dumps(("log", record)))

@@ -1,0 +1,233 @@
+"""The steps as Pydra tasks, and the workflow of one image.
+
+Results are remembered by content: of the input images, the parameters, the models'
+cards (which hold the SHA-256 of the weights) and the version of this package. Device
+and threads are no part of it.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Pydra asks the network for its newest version unless this is set before the import.
+os.environ["NO_ET"] = "1"
+
+import attrs
+from fileformats.application import Json
+from fileformats.medimage import Mgh, MghGz, Nifti1, Nifti2, NiftiGz
+from pydra.compose import python, workflow
+from pydra.utils.hash import register_serializer
+
+from brainchop_pipe.engines.describe import Step, choices, descriptions, parameters
+from brainchop_pipe.file_steps import (
+    conform_file,
+    correct_bias_file,
+    infer_file,
+    post_filter_file,
+    restore_file,
+    segment_labels_file,
+    segment_tissues_file,
+)
+from brainchop_pipe.settings import DEFAULT_MODELS
+from brainchop_pipe.versions import code_version
+from brainchop_pipe.zoo.catalog import find_model, group_names
+
+HeadImage = Nifti1 | NiftiGz | MghGz | Mgh | Nifti2
+
+_VERSION = python.arg(
+    name="version",
+    type=str,
+    default=attrs.Factory(code_version),
+    help="Of this package: another version's result is another result. Leave it.",
+)
+
+
+class _ModelName(str):
+    """A model's name or card, remembered by what the card says rather than by its name."""
+
+    __slots__ = ()
+
+
+class _Device(str):
+    """Where to run: no part of what a result is remembered by."""
+
+    __slots__ = ()
+
+
+class _Threads(int):
+    """How many threads: no part of what a result is remembered by."""
+
+    __slots__ = ()
+
+
+@register_serializer(_ModelName)
+def _bytes_of_model(name: _ModelName, _cache: Any) -> Any:
+    yield b"model:" + find_model(name).card.model_dump_json().encode()
+
+
+@register_serializer(_Device)
+@register_serializer(_Threads)
+def _bytes_of_resource(_value: Any, _cache: Any) -> Any:
+    yield b"resource"
+
+
+def _model_name(value: Any) -> Any:
+    """Mark a model's name; a card's path is made absolute, because tasks run in folders of their own."""
+    if not isinstance(value, str):
+        return value  # a field of a workflow under construction
+    return _ModelName(Path(value).resolve() if value.endswith(".json") else value)
+
+
+_CONVERTERS: dict[str, Callable[[Any], Any]] = {
+    "model": _model_name,
+    "mask_model": _model_name,
+    "tissue_model": _model_name,
+    "models": lambda names: [_model_name(name) for name in names] if isinstance(names, list) else names,
+    "device": lambda value: _Device(value) if isinstance(value, str) else value,
+    "threads": lambda value: _Threads(value) if isinstance(value, int) else value,
+}
+_SHARED_OPTIONS = (
+    "prefer_affine",
+    "prepare",
+    "full_volume",
+    "interpolation",
+    "orientation",
+    "device",
+    "threads",
+    "version",
+)
+_IMAGES = ("in_file", "reference", "mask")
+
+
+def _inputs(step: Step) -> dict[str, Any]:
+    """Give a step's parameters as fields of a task."""
+    help_texts = descriptions(step)
+    fields = {}
+    for name, parameter in parameters(step).items():
+        given: dict[str, Any] = {"help": help_texts[name]}
+        if parameter.default is not parameter.empty:
+            given["default"] = parameter.default
+        if name in _IMAGES:
+            given["type"] = HeadImage
+        elif allowed := choices(parameter):
+            given["type"] = str | None if None in allowed else str
+            given["allowed_values"] = [value for value in allowed if value is not None]
+        else:
+            given["type"] = parameter.annotation
+        if name in _CONVERTERS:
+            given["converter"] = _CONVERTERS[name]
+        fields[name] = python.arg(**given)
+    return fields | {"version": _VERSION}
+
+
+def _call(step: Step, given: dict[str, Any], place: str) -> Any:
+    """Run a step in the task's own folder, which is the current one."""
+    plain = {name: Path(value) if name in _IMAGES else value for name, value in given.items()}
+    del plain["version"]
+    names = ("out_file", "out_dir")
+    target = next(name for name in names if name in step.__annotations__)
+    return step(**plain, **{target: Path.cwd() / place})
+
+
+def _task(step: Step, outputs: dict[str, Any]) -> Any:
+    """Make a task of a function that calls a step; parameters and docstring are the step's."""
+
+    def define(function: Any) -> Any:
+        function.__doc__ = step.__doc__
+        return python.define(function, inputs=_inputs(step), outputs=outputs)
+
+    return define
+
+
+@_task(conform_file, {"out_file": Nifti1})
+def Conform(**given: Any) -> Any:
+    return _call(conform_file, given, "conformed.nii")
+
+
+@_task(infer_file, {"out_file": Nifti1})
+def Infer(**given: Any) -> Any:
+    return _call(infer_file, given, "labels.nii")
+
+
+@_task(post_filter_file, {"out_file": Nifti1})
+def PostFilter(**given: Any) -> Any:
+    return _call(post_filter_file, given, "labels.nii")
+
+
+@_task(restore_file, {"out_file": NiftiGz})
+def Restore(**given: Any) -> Any:
+    return _call(restore_file, given, "labels.nii.gz")
+
+
+@_task(segment_labels_file, {"labels": NiftiGz, "record": Json})
+def SegmentLabels(**given: Any) -> Any:
+    return tuple(_call(segment_labels_file, given, "."))
+
+
+@_task(
+    segment_tissues_file,
+    {"mask": NiftiGz, "dseg": NiftiGz, "gm": NiftiGz, "wm": NiftiGz, "csf": NiftiGz, "record": Json},
+)
+def SegmentTissues(**given: Any) -> Any:
+    return tuple(_call(segment_tissues_file, given, "."))
+
+
+@_task(correct_bias_file, {"corrected": NiftiGz, "field": NiftiGz, "brain": NiftiGz})
+def CorrectBias(**given: Any) -> Any:
+    return tuple(_call(correct_bias_file, given, "."))
+
+
+_OPTIONS = _inputs(segment_tissues_file) | _inputs(segment_labels_file)
+
+
+@workflow.define(
+    inputs={
+        "in_file": workflow.arg(type=HeadImage, help="A head: NIfTI or MGH."),
+        "models": workflow.arg(
+            type=list[str],
+            default=list(DEFAULT_MODELS),
+            converter=_CONVERTERS["models"],
+            help="Names of shipped cards, or paths of cards.",
+        ),
+        "tissue_model": workflow.arg(
+            type=str | None,
+            default=None,
+            help="Name of the model that owns the tissue maps; None: the first that can.",
+        ),
+        **{name: _OPTIONS[name] for name in _SHARED_OPTIONS},
+    },
+    outputs={
+        "mask": NiftiGz | None,
+        "dseg": NiftiGz | None,
+        "gm": NiftiGz | None,
+        "wm": NiftiGz | None,
+        "csf": NiftiGz | None,
+        "tissue_record": Json | None,
+        "labels": list[NiftiGz],
+        "label_records": list[Json],
+    },
+)
+def Segment(in_file: Any, models: Any, tissue_model: Any, **options: Any) -> Any:
+    """Segment an image: conform it once, then run any number of models on it.
+
+    A mask model that includes CSF and a tissue model make the tissue maps together;
+    every other model makes a label map of its own, in the order of `models`.
+    """
+    affine = {"prefer_affine": options["prefer_affine"]}
+    version = {"version": options["version"]}
+    conformed = workflow.add(Conform(in_file=in_file, **affine, **version), name="conform")
+    common = {"in_file": conformed.out_file, "reference": in_file}
+    pair, singles = group_names(models, tissue_model)
+    outputs: dict[str, Any] = dict.fromkeys(("mask", "dseg", "gm", "wm", "csf", "record"))
+    if pair:
+        names = dict(zip(("mask_model", "tissue_model"), pair, strict=True))
+        given = {name: value for name, value in options.items() if name in parameters(segment_tissues_file)}
+        tissues = workflow.add(SegmentTissues(**common, **names, **given, **version), name="tissues")
+        outputs = {name: getattr(tissues, name) for name in outputs}
+    if not singles:
+        return (*outputs.values(), [], [])
+    given = {name: value for name, value in options.items() if name in parameters(segment_labels_file)}
+    task = SegmentLabels(**common, **given, **version).split(model=list(singles)).combine("model")
+    labels = workflow.add(task, name="labels")
+    return (*outputs.values(), labels.labels, labels.record)

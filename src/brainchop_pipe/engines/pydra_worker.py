@@ -1,0 +1,149 @@
+"""Runs the Pydra workflow of one image in lanes, and gives each node's result or failure."""
+
+import errno
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import attrs
+import cloudpickle
+
+from brainchop_pipe.engines.lanes import Lanes
+from brainchop_pipe.engines.pydra_tasks import Segment
+from brainchop_pipe.errors import OutputError, PipeError, WorkerLostError
+from brainchop_pipe.file_steps import LabelFiles, TissueFiles
+from brainchop_pipe.zoo.catalog import group_names
+
+# After the tasks: they set NO_ET before Pydra is imported.
+from pydra.engine.job import Job  # isort: skip
+from pydra.engine.submitter import Submitter  # isort: skip
+from pydra.workers.base import Worker  # isort: skip
+
+# Nodes that hold ONNX sessions.
+_INFERENCE = ("tissues", "labels")
+
+
+@dataclass(frozen=True)
+class SegmentOutcome:
+    """What became of the workflow of one image.
+
+    Parameters
+    ----------
+    tissues : TissueFiles, Exception or None
+        None where no mask and tissue model run together.
+    labels : tuple of LabelFiles or Exception
+        In the order of the other models.
+    conform_seconds : float
+    """
+
+    tissues: TissueFiles | Exception | None
+    labels: tuple[LabelFiles | Exception, ...]
+    conform_seconds: float
+
+
+@attrs.define(eq=False, slots=False)
+class LaneWorker(Worker):
+    """A Pydra worker that sends jobs to lanes, and keeps what became of each.
+
+    A failure is kept as it was raised; Pydra itself would hand on its text, and no
+    result at all of the nodes that went well.
+    """
+
+    _plugin_name = "brainchop-lanes"
+
+    lanes: Lanes = attrs.field(kw_only=True)
+    finished: dict[tuple[str, int], Any] = attrs.field(factory=dict, init=False)
+    seconds: dict[tuple[str, int], float] = attrs.field(factory=dict, init=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A job takes its submitter along into the lane, which has no use for lanes.
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.loop = None
+
+    async def run(self, job: Any, rerun: bool = False) -> Any:
+        """Run a job in the next lane that is free."""
+        key = (job.name, job.state_index or 0)
+        start = time.perf_counter()
+        try:
+            result = await self.lanes.run(
+                _run_job, cloudpickle.dumps(job), rerun, wants_gpu=job.name in _INFERENCE
+            )
+        except Exception as error:
+            self.finished[key] = error
+            raise
+        self.finished[key] = result.outputs
+        self.seconds[key] = time.perf_counter() - start
+        return result
+
+
+async def run_segment(lanes: Lanes, folder: Path, **inputs: Any) -> SegmentOutcome:
+    """Run the workflow `Segment`.
+
+    Parameters
+    ----------
+    lanes : Lanes
+    folder : Path
+        For intermediate files and results; made here, removed by the caller.
+    **inputs
+        Of `Segment`; models by name.
+
+    Returns
+    -------
+    SegmentOutcome
+        Failures of nodes are in it; a node that was not reached has the failure of
+        the one before.
+    """
+    worker = LaneWorker(lanes=lanes)
+    failure: Exception | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        submitter = Submitter(cache_root=folder, worker=worker)
+        await Job(Segment(**inputs), submitter=submitter, name="segment").run_async()
+    except Exception as error:  # noqa: BLE001 - Pydra's text of all failures; the nodes' own tell more
+        failure = _explained(error)
+    conform = worker.finished.get(("conform", 0))
+    if isinstance(conform, Exception):
+        failure = conform
+    pair, singles = group_names(inputs["models"], inputs["tissue_model"])
+    missing = failure or WorkerLostError("it was not reached; run again")
+    get = worker.finished.get
+    return SegmentOutcome(
+        _files(TissueFiles, get(("tissues", 0), missing)) if pair else None,
+        tuple(_files(LabelFiles, get(("labels", i), missing)) for i in range(len(singles))),
+        worker.seconds.get(("conform", 0), 0.0),
+    )
+
+
+def _files(kind: Any, result: Any) -> Any:
+    """Give a node's output files by name; a failure stays one."""
+    if isinstance(result, Exception):
+        return result
+    return kind(**{name: Path(getattr(result, name)) for name in kind._fields})
+
+
+def _run_job(payload: bytes, rerun: bool) -> Any:
+    """Run a Pydra job; this happens in a lane."""
+    # Pydra may leave the process in the folder of an image that is done and gone.
+    os.chdir("/")
+    try:
+        return cloudpickle.loads(payload).run(rerun=rerun)
+    except Exception as error:
+        raise _explained(error) from error
+
+
+def _explained(error: Exception) -> Exception:
+    """Say in words what Pydra's own files below the work folder ran into."""
+    if isinstance(error, PipeError) or not isinstance(error, OSError):
+        return error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(
+            "there is no space left in the work folder; free some or name another (--work-dir)"
+        )
+    return OutputError(
+        f"a file was lost or cannot be used while it was worked on ({error.strerror or error}: "
+        f"{Path(str(error.filename or '?')).name}); check the work folder and run again"
+    )

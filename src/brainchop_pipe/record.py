@@ -1,0 +1,119 @@
+"""What a step says of itself, beside the images that it writes."""
+
+import hashlib
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.inference.session import Execution
+from brainchop_pipe.storage import sha256_of_file
+
+
+class InputDigests(BaseModel):
+    """Which image a result was made of.
+
+    The second digest is of the voxels in C order and native little-endian type, then
+    of the affine as float64: the same for ``.nii`` and ``.nii.gz``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    voxels_sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, path: Path, volume: Volume) -> "InputDigests":
+        """Describe a file and the volume that was read from it."""
+        voxels = np.ascontiguousarray(volume.voxels)
+        decoded = hashlib.sha256(voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).data)
+        decoded.update(np.ascontiguousarray(volume.grid.affine, "<f8").data)
+        return cls(sha256=sha256_of_file(path), voxels_sha256=decoded.hexdigest(), size=path.stat().st_size)
+
+
+class Origin(BaseModel):
+    """Where a conformed image comes from: it travels in the header of its file.
+
+    Parameters
+    ----------
+    digests : InputDigests
+    notes : tuple of str
+        What a user should know of the image and of its way onto the models' grid.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    digests: InputDigests
+    notes: tuple[str, ...]
+
+
+class StepRecord(BaseModel):
+    """How the maps of one model, or of a mask and a tissue model together, came about.
+
+    Parameters
+    ----------
+    digests : InputDigests or None
+        None where the conformed image does not say what it was made of.
+    executions : dict
+        Where each model ran, by name, in the order of running.
+    preparations : dict
+        What was done to a model's input before, by name; only where something was.
+    volumes_mm3 : dict
+        By label index, counted on the models' grid; background left out.
+    seconds : dict
+        By stage, such as ``infer tissue``.
+    notes : tuple of str
+    started, ended : str
+        ISO 8601, UTC.
+    peak_memory_mb : int
+        Largest resident memory of the process so far, earlier images included.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    digests: InputDigests | None
+    executions: dict[str, Execution]
+    preparations: dict[str, str]
+    volumes_mm3: dict[str, float]
+    seconds: dict[str, float]
+    notes: tuple[str, ...]
+    started: str
+    ended: str
+    peak_memory_mb: int
+
+
+@dataclass
+class Clock:
+    """Seconds by stage, and when the work began."""
+
+    started: str = field(default_factory=lambda: utc_now())
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of what is done within to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def peak_memory_mb() -> int:
+    """Give the largest resident memory of this process so far, megabytes (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1_000_000 if sys.platform == "darwin" else peak * 1024 // 1_000_000
+
+
+def utc_now() -> str:
+    """Give the time as ISO 8601, UTC, whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,104 @@
+"""How many images at a time, with how many threads each, in how much memory, on which GPUs."""
+
+import logging
+import os
+from pathlib import Path
+
+from brainchop_pipe.errors import UsageError
+from brainchop_pipe.settings import Settings
+from brainchop_pipe.zoo.catalog import Model
+
+logger = logging.getLogger(__name__)
+
+# An inference gains little from more; another image at the same time gains more.
+_THREADS_PER_IMAGE = 4
+
+# What a process needs besides the model: libraries, image, probabilities on both grids.
+BESIDES_MODEL_GB = 2.0
+
+
+def share_processors(settings: Settings, models: tuple[Model, ...], images: int) -> tuple[int, int]:
+    """Decide how many images are worked on at a time, and the threads of each.
+
+    Parameters
+    ----------
+    settings : Settings
+    models : tuple of Model
+    images : int
+        How many there are.
+
+    Returns
+    -------
+    (int, int)
+        Workers and threads, both 1 or more; their product is at most `settings.nprocs`
+        unless `settings.omp_nthreads` is more than that.
+    """
+    threads = settings.omp_nthreads or _THREADS_PER_IMAGE
+    workers = max(1, min(settings.nprocs // threads, images))
+    need = max(model_need_gb(model, settings) for model in models) + BESIDES_MODEL_GB
+    allowed = settings.mem_gb if settings.mem_gb is not None else available_memory_gb()
+    fitting = max(1, int(allowed / need))
+    if fitting < workers:
+        logger.info("memory of %.1f GB holds %d images at a time, of %.1f GB each", allowed, fitting, need)
+        workers = fitting
+    return workers, settings.omp_nthreads or max(1, settings.nprocs // workers)
+
+
+def check_memory(models: tuple[Model, ...], settings: Settings) -> None:
+    """Refuse a model that needs more memory than was allowed, before any image is read.
+
+    Raises
+    ------
+    UsageError
+    """
+    for model in models:
+        need = model_need_gb(model, settings)
+        if settings.mem_gb is not None and need > settings.mem_gb:
+            raise UsageError(
+                f"model {model.card.name!r} needs {need} GB; --mem-gb allows {settings.mem_gb}. "
+                "Allow more, or choose a smaller model"
+            )
+
+
+def model_need_gb(model: Model, settings: Settings) -> float:
+    """Give the peak memory of a model's inference as its card states it, gigabytes."""
+    whole = settings.processing.full_volume or model.card.input.crop is None
+    return model.card.memory.full_gb if whole else model.card.memory.cropped_gb
+
+
+def available_memory_gb() -> float:
+    """Give the memory that this process may still take, gigabytes: the machine's, cgroup's, SLURM's.
+
+    Infinite where the system does not say (macOS).
+    """
+    limits = [_free_gb(), _cgroup_gb()]
+    slurm = os.environ.get("SLURM_MEM_PER_NODE", "")
+    if slurm.isdigit():
+        limits.append(int(slurm) / 1e3)
+    return min(limits)
+
+
+def _free_gb() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return float("inf")
+    available = next((line.split()[1] for line in lines if line.startswith("MemAvailable")), None)
+    return int(available) * 1024 / 1e9 if available else float("inf")
+
+
+def _cgroup_gb() -> float:
+    """Give what the container or job may still take, after cgroup version 2 or 1."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            values = [
+                Path("/sys/fs/cgroup", name).read_text(encoding="ascii").strip() for name in (limit, used)
+            ]
+        except OSError:
+            continue
+        if all(value.isdigit() for value in values):
+            return (int(values[0]) - int(values[1])) / 1e9
+    return float("inf")
