@@ -202,7 +202,7 @@ def break_worker(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make a function fail in worker processes: see `faults/sitecustomize.py`."""
 
     def break_it(fault: str) -> None:
-        monkeypatch.setattr(lanes, "_CONTEXT", multiprocessing.get_context("spawn"))
+        monkeypatch.setattr(lanes, "_context", lambda: multiprocessing.get_context("spawn"))
         monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "tests" / "faults"))
         monkeypatch.setenv("BRAINCHOP_TEST_FAULT", fault)
 

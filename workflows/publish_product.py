@@ -25,7 +25,7 @@ from brainchop_pipe.bids.provenance import (
     signature,
 )
 from brainchop_pipe.bids.publish import Derivative, prepare_output_dir, publish
-from brainchop_pipe.errors import InputError, UsageError
+from brainchop_pipe.errors import InputError, OutputError, UsageError
 from brainchop_pipe.file_steps import LabelFiles, TissueFiles
 from brainchop_pipe.record import StepRecord
 from brainchop_pipe.settings import Settings
@@ -67,7 +67,15 @@ def publish_product(
     OutputError
         See `publish`.
     """
-    record = StepRecord.model_validate_json(files.record.read_text(encoding="utf-8"))
+    try:
+        # The last file is the record.
+        *contents, text = [path.read_bytes() for path in files]
+    except OSError as error:
+        raise OutputError(
+            f"{Path(str(error.filename)).name} was lost before it was in its place ({error.strerror}); "
+            "check the work folder and run again"
+        ) from error
+    record = StepRecord.model_validate_json(text)
     if record.digests is None:
         raise InputError(
             f"the conformed image of {source.name} does not say what it was made of; use Conform"
@@ -78,8 +86,6 @@ def publish_product(
     provenance = _provenance(product, record, input_, settings)
     if conform_seconds is not None:
         provenance["StageSeconds"] = {"conform": round(conform_seconds, 2), **provenance["StageSeconds"]}
-    # The last file is the record.
-    contents = [path.read_bytes() for path in files[:-1]]
     derivatives = [
         Derivative(file, content, _sidecar(name, source, product, record, provenance))
         for (name, file), content in zip(product.files(source).items(), contents, strict=True)

@@ -8,7 +8,7 @@ import pytest
 
 from brainchop_pipe.errors import ModelError, ProviderError
 from brainchop_pipe.inference import session as module
-from brainchop_pipe.inference.session import available_devices, open_session, replace_with_cpu
+from brainchop_pipe.inference.session import available_devices, gpus_of, open_session, replace_with_cpu
 from conftest import linear_model
 
 MODEL = linear_model([0, 1], [0, 0])
@@ -145,3 +145,54 @@ def test_warns_where_onnxruntime_was_there_first(monkeypatch, caplog):
     module.load_onnxruntime()
     assert "telemetry" in caplog.text
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend that onnxruntime has these devices, and that no variable names GPUs."""
+    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(module, "_nvidia_gpus", lambda: 2)
+    monkeypatch.setattr(module, "_amd_gpus", lambda: 0)
+    return lambda *devices: monkeypatch.setattr(module, "available_devices", lambda: devices)
+
+
+@pytest.mark.parametrize(
+    ("devices", "device", "gpus"),
+    [
+        (("cpu",), "auto", ()),
+        (("cpu", "cuda"), "auto", ("0", "1")),
+        (("cpu", "cuda"), "cpu", ()),
+        (("cpu", "openvino"), "openvino", ()),
+        (("cpu",), "cuda", ("0", "1")),
+    ],
+)
+def test_gpus_are_those_that_a_device_means(installed, devices, device, gpus):
+    installed(*devices)
+    assert gpus_of(device) == gpus
+
+
+def test_gpus_are_those_that_may_be_seen(installed, monkeypatch):
+    installed("cpu", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc")
+    assert gpus_of("auto") == ("3", "GPU-abc")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpus_of("auto") == ()
+
+
+def test_gpu_by_name_is_taken_for_there(installed, monkeypatch):
+    installed("cpu", "cuda")
+    monkeypatch.setattr(module, "_nvidia_gpus", lambda: 0)
+    assert gpus_of("auto") == ()
+    assert gpus_of("cuda") == ("0",)
+
+
+def test_kernel_counts_gpus(tmp_path, monkeypatch):
+    for place in ("proc/driver/nvidia/gpus/0000:01:00.0", "nodes/0", "nodes/1"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "nodes/0/gpu_id").write_text("0\n")
+    (tmp_path / "nodes/1/gpu_id").write_text("4711\n")
+    places = {"gpus": tmp_path / "proc/driver/nvidia/gpus", "nodes": tmp_path / "nodes"}
+    monkeypatch.setattr(module, "Path", lambda path: places[path.rpartition("/")[2]])
+    assert module._nvidia_gpus() == 1
+    assert module._amd_gpus() == 1

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable
@@ -22,10 +23,11 @@ import cloudpickle
 
 from brainchop_pipe.errors import WorkerLostError
 
-# Never a fork of this process, which would carry the locks of its threads: where it is safe, of
-# a server that has done nothing but import what lanes need, so that a lane starts in no time.
-_CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+# What a server of processes imports once for all of them.
 _PRELOAD = ["brainchop_pipe.engines.pydra_worker"]
+
+# A socket's path has at most 107 bytes, of which the server adds these to the temporary folder's.
+_LONGEST_TEMPORARY_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
 
 
 class Lane:
@@ -42,6 +44,7 @@ class Lane:
         self._process: Any = None
         self._connection: Any = None
         self._stopped = False
+        self._ending = threading.Lock()
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function in the process and wait for what it returns or raises.
@@ -70,19 +73,20 @@ class Lane:
         self._stopped = True
         if self._process is not None:
             self._process.kill()
-            self._process.join()
+            self._join()
 
     def _ensure_started(self) -> None:
         if self._stopped:
             raise WorkerLostError("the run was ended")
         if self._process is not None and self._process.is_alive():
             return
-        _CONTEXT.set_forkserver_preload(_PRELOAD)
-        self._connection, theirs = _CONTEXT.Pipe()
+        context = _context()
+        self._connection, theirs = context.Pipe()
         # All of it: the server has the environment of its own start.
         environment = {**os.environ, **self._environment}
-        self._process = _CONTEXT.Process(target=_serve, args=(theirs, environment, _log_level()), daemon=True)
-        self._process.start()
+        process = context.Process(target=_serve, args=(theirs, environment, _log_level()), daemon=True)
+        process.start()
+        self._process = process
         theirs.close()
 
     def _receive(self) -> tuple[str, Any]:
@@ -93,9 +97,15 @@ class Lane:
         kind, content = cloudpickle.loads(self._connection.recv_bytes())
         return kind, content
 
+    def _join(self) -> int | None:
+        """Wait for the process's end and give its exit code; only one thread may read that."""
+        with self._ending:
+            self._process.join()
+            code: int | None = self._process.exitcode
+            return code
+
     def _epitaph(self) -> str:
-        self._process.join()
-        code = self._process.exitcode
+        code = self._join()
         if code == -signal.SIGKILL:
             return (
                 "the process that worked on it was killed (SIGKILL), most often by the system for want of "
@@ -153,6 +163,21 @@ class Lanes:
             return await loop.run_in_executor(self._threads, lane.run, function, *arguments)
         finally:
             idle.put_nowait(lane)
+
+
+def _context() -> Any:
+    """Choose how processes start; never as a fork of this one, which would carry its threads' locks.
+
+    On Linux they are forks of a server that has done nothing but imports, and start in
+    no time. Where its socket has no place, and on other systems, they start from nothing.
+    """
+    try:
+        room = len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TEMPORARY_FOLDER
+    except FileNotFoundError:
+        room = False
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" and room else "spawn")
+    context.set_forkserver_preload(_PRELOAD)
+    return context
 
 
 def _queue(lanes: list[Lane]) -> "asyncio.Queue[Lane]":

@@ -17,8 +17,10 @@ from brainchop_pipe.file_steps import LabelFiles, TissueFiles
 from brainchop_pipe.zoo.catalog import group_names
 
 # After the tasks: they set NO_ET before Pydra is imported.
+from pydra.engine.audit import Audit  # isort: skip
 from pydra.engine.job import Job  # isort: skip
 from pydra.engine.submitter import Submitter  # isort: skip
+from pydra.utils.messenger import AuditFlag  # isort: skip
 from pydra.workers.base import Worker  # isort: skip
 
 # Nodes that hold ONNX sessions.
@@ -80,6 +82,14 @@ class LaneWorker(Worker):
         return result
 
 
+class _StillAudit(Audit):  # type: ignore[misc]
+    """Pydra's own takes the process into the workflow's folder, which the next image shares and loses."""
+
+    def start_audit(self, odir: Path) -> None:
+        """Note the folder, and stay."""
+        self.odir = odir
+
+
 async def run_segment(lanes: Lanes, folder: Path, **inputs: Any) -> SegmentOutcome:
     """Run the workflow `Segment`.
 
@@ -102,6 +112,7 @@ async def run_segment(lanes: Lanes, folder: Path, **inputs: Any) -> SegmentOutco
     try:
         folder.mkdir(parents=True, exist_ok=True)
         submitter = Submitter(cache_root=folder, worker=worker)
+        submitter.audit = _StillAudit(AuditFlag.NONE, messengers=None, messenger_args=None)
         await Job(Segment(**inputs), submitter=submitter, name="segment").run_async()
     except Exception as error:  # noqa: BLE001 - Pydra's text of all failures; the nodes' own tell more
         failure = _explained(error)

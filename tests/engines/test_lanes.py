@@ -1,0 +1,197 @@
+"""Processes that work on one job at a time."""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+from brainchop_pipe.engines import lanes as module
+from brainchop_pipe.engines.lanes import Lane, Lanes
+from brainchop_pipe.errors import InputError, WorkerLostError
+
+
+@pytest.fixture
+def lane():
+    lane = Lane({"MADE": "yes"})
+    yield lane
+    lane.stop()
+
+
+def fail(message: str) -> None:
+    raise InputError(message)
+
+
+class UnportableError(Exception):
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+def fail_unportably() -> None:
+    raise UnportableError("a", "b")
+
+
+def say(text: str) -> None:
+    logging.getLogger("brainchop_pipe.made").warning("said %s", text)
+
+
+def kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def crash() -> None:
+    os.abort()
+
+
+def test_job_gives_its_result_and_the_process_stays(lane):
+    assert lane.run(os.getenv, "MADE") == "yes"
+    first = lane.run(os.getpid)
+    assert first != os.getpid()
+    assert lane.run(os.getpid) == first
+
+
+def test_job_sees_the_environment_of_now(lane, monkeypatch):
+    monkeypatch.setenv("LATER", "1")
+    assert lane.run(os.getenv, "LATER") == "1"
+    assert lane.run(os.getenv, "MADE") == "yes"
+
+
+def test_error_comes_as_it_was_raised_with_its_traceback(lane):
+    with pytest.raises(InputError, match="bad image") as caught:
+        lane.run(fail, "bad image")
+    assert "in fail" in caught.value.__notes__[0]
+
+
+def test_error_that_cannot_travel_comes_as_text(lane):
+    with pytest.raises(RuntimeError, match="UnportableError: a"):
+        lane.run(fail_unportably)
+
+
+def test_log_comes_along(lane, caplog):
+    lane.run(say, "hello")
+    assert "said hello" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        ((os._exit, 3), "ended by itself \\(exit code 3\\)"),
+        ((kill_itself,), "was killed \\(SIGKILL\\), most often .* for want of memory"),
+        ((crash,), "ended by itself \\(SIGABRT\\)"),
+    ],
+)
+def test_dead_process_is_named_and_the_next_job_has_another(lane, job, message):
+    with pytest.raises(WorkerLostError, match=message):
+        lane.run(*job)
+    assert lane.run(os.getenv, "MADE") == "yes"
+
+
+def test_stopped_lane_takes_no_job(lane):
+    lane.stop()
+    with pytest.raises(WorkerLostError, match="the run was ended"):
+        lane.run(os.getpid)
+
+
+def test_stop_ends_a_job_at_once(lane):
+    threading.Timer(0.5, lane.stop).start()
+    start = time.monotonic()
+    with pytest.raises(WorkerLostError):
+        lane.run(time.sleep, 60)
+    assert time.monotonic() - start < 30
+
+
+def test_one_dead_process_leaves_the_others_alone():
+    async def work():
+        with Lanes(2) as lanes:
+            jobs = [lanes.run(kill_itself), *(lanes.run(pow, 2, n) for n in range(5))]
+            return await asyncio.gather(*jobs, return_exceptions=True)
+
+    lost, *powers = asyncio.run(work())
+    assert isinstance(lost, WorkerLostError)
+    assert powers == [1, 2, 4, 8, 16]
+
+
+def test_jobs_that_want_a_gpu_share_its_one_process():
+    async def work():
+        with Lanes(2, gpus=("GPU-a",)) as lanes:
+            on_gpu = [lanes.run(os.getpid, wants_gpu=True) for _ in range(4)]
+            name = await lanes.run(os.getenv, "CUDA_VISIBLE_DEVICES", wants_gpu=True)
+            return set(await asyncio.gather(*on_gpu)), await lanes.run(os.getpid), name
+
+    on_gpu, elsewhere, name = asyncio.run(work())
+    assert len(on_gpu) == 1
+    assert elsewhere not in on_gpu
+    assert name == "GPU-a"
+
+
+def test_processes_die_with_the_one_that_started_them(tmp_path):
+    code = (
+        "import os, sys, threading, time; from brainchop_pipe.engines.lanes import Lane\n"
+        "if __name__ == '__main__':\n"
+        "    lane = Lane({}); print(lane.run(os.getpid), flush=True); lane.run(time.sleep, 60)"
+    )
+    (tmp_path / "run.py").write_text(code)
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "run.py")], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}").exists()
+
+
+@pytest.mark.parametrize("folder", ["/tmp/" + "long/" * 30, None], ids=["long", "none"])
+def test_processes_start_without_a_place_for_a_socket(monkeypatch, folder):
+    def temporary():
+        if folder is None:
+            raise FileNotFoundError("No usable temporary directory")
+        return folder
+
+    monkeypatch.setattr(module.tempfile, "gettempdir", temporary)
+    assert module._context().get_start_method() == "spawn"
+    lane = Lane({})
+    assert lane.run(pow, 2, 3) == 8
+    lane.stop()
+
+
+def test_other_end_answers_until_it_is_closed(monkeypatch):
+    """What happens in the process, in a thread."""
+    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+    package = logging.getLogger("brainchop_pipe")
+    before = package.handlers[:], package.propagate, package.level
+    mine, theirs = multiprocessing.Pipe()
+    thread = threading.Thread(target=module._serve, args=(theirs, dict(os.environ), logging.INFO))
+    thread.start()
+    for job, kind in (((pow, (2, 3)), "done"), ((fail, ("x",)), "failed"), ((fail_unportably, ()), "failed")):
+        mine.send_bytes(cloudpickle.dumps(job))
+        assert cloudpickle.loads(mine.recv_bytes())[0] == kind
+    mine.send_bytes(cloudpickle.dumps((say, ("hello",))))
+    assert cloudpickle.loads(mine.recv_bytes())[1].getMessage() == "said hello"
+    assert cloudpickle.loads(mine.recv_bytes())[0] == "done"
+    mine.close()
+    thread.join()
+    package.handlers[:], package.propagate = before[:2]
+    package.setLevel(before[2])
+
+
+def test_log_record_keeps_its_traceback():
+    mine, theirs = multiprocessing.Pipe()
+    record = logging.LogRecord("n", logging.ERROR, "f", 1, "broke %s", ("it",), None)
+    try:
+        fail("why")
+    except InputError:
+        record.exc_info = sys.exc_info()
+    module._Sender(theirs).emit(record)
+    _, received = cloudpickle.loads(mine.recv_bytes())
+    assert received.getMessage() == "broke it"
+    assert "InputError: why" in received.exc_text

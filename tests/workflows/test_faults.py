@@ -1,0 +1,219 @@
+"""What happens to the others, to the output and to a rerun when something breaks."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from brainchop_pipe.workflows.bids_app import run_participants
+
+from brainchop_pipe.settings import Processing, Settings
+from conftest import make_card
+
+IMAGES = [f"sub-0{n}" for n in range(1, 4)]
+
+
+@pytest.fixture
+def settings(make_dataset, tmp_path, cards) -> Settings:
+    """Three participants; two models make the tissue maps, with preparation, and one a map of its own."""
+    dataset = make_dataset(*(f"{s}/anat/{s}_T1w.nii.gz" for s in IMAGES))
+    wanting = make_card(
+        tmp_path / "w", "tissue", input={"intensity": {"method": "minmax"}, "prepare": "brain"}
+    )
+    processing = Processing(models=(cards.mask, str(wanting), cards.regions))
+    return Settings(tmp_path / "out", processing, bids_dir=dataset, skip_bids_validation=True, nprocs=2)
+
+
+def run(settings: Settings, report: Callable[..., None] = lambda *_: None) -> dict[str, set[str]]:
+    """Statuses by participant."""
+    statuses: dict[str, set[str]] = {}
+    for outcome in run_participants(settings, report):
+        statuses.setdefault(outcome.source.participant, set()).add(outcome.status)
+    return statuses
+
+
+def reasons(settings: Settings) -> tuple[dict[str, set[str]], str]:
+    outcomes = run_participants(settings, lambda *_: None)
+    statuses: dict[str, set[str]] = {}
+    for outcome in outcomes:
+        statuses.setdefault(outcome.source.participant, set()).add(outcome.status)
+    return statuses, "\n".join(o.reason for o in outcomes if o.status == "failed")
+
+
+def images(settings: Settings) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in settings.output_dir.rglob("sub-*.nii.gz")}
+
+
+def leftovers(settings: Settings) -> list[Path]:
+    """What a killed run may leave: halves, journals, work folders."""
+    found = [p for p in settings.output_dir.rglob("*") if "brainchop-" in p.name]
+    return found + list((settings.output_dir / ".brainchop" / "work").glob("*"))
+
+
+@pytest.fixture
+def undisturbed(settings, tmp_path) -> dict[str, bytes]:
+    """The images of a run in which nothing breaks."""
+    whole = replace(settings, output_dir=tmp_path / "undisturbed")
+    run(whole)
+    return images(whole)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "brainchop_pipe.file_steps:prepare",
+        "brainchop_pipe.steps:predict",
+        "brainchop_pipe.steps:correct_bias",
+        "brainchop_pipe.steps:restore_probability",
+        "brainchop_pipe.file_steps:write_whole",
+    ],
+)
+def test_killed_worker_takes_only_its_own_image(settings, undisturbed, break_worker, monkeypatch, step):
+    break_worker(f"{step}:kill:sub-02")
+    statuses, reason = reasons(settings)
+    assert statuses["sub-01"] == statuses["sub-03"] == {"done"}
+    assert "failed" in statuses["sub-02"]
+    assert "was killed (SIGKILL)" in reason
+    assert leftovers(settings) == []
+    assert undisturbed.items() >= images(settings).items()
+    monkeypatch.delenv("BRAINCHOP_TEST_FAULT")
+    assert run(settings)["sub-01"] == {"complete"}
+    assert images(settings) == undisturbed
+
+
+def test_one_corrupt_image_of_eight(make_dataset, settings):
+    make_dataset(*(f"sub-1{n}/anat/sub-1{n}_T1w.nii.gz" for n in range(5)))
+    bad = settings.bids_dir / "sub-02/anat/sub-02_T1w.nii.gz"
+    bad.write_bytes(bad.read_bytes()[:2000])
+    statuses, reason = reasons(settings)
+    assert statuses.pop("sub-02") == {"failed"}
+    assert all(status == {"done"} for status in statuses.values())
+    assert len(statuses) == 7
+    assert "sub-02_T1w.nii.gz is truncated or corrupt" in reason
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Callable[[str], Path]]:
+    """Mount a disk of a given size, or give the one there is another size."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+
+    def mount(size: str) -> Path:
+        option = f"size={size}" if not os.path.ismount(folder) else f"remount,size={size}"
+        command = ["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(folder)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            if os.environ.get("CI"):
+                pytest.fail(result.stderr)
+            pytest.skip(f"needs the right to mount a file system: {result.stderr}")
+        return folder
+
+    yield mount
+    if os.path.ismount(folder):
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+# A conformed image has 16.8 MB; the maps of the made heads some 100 kB.
+@pytest.mark.parametrize("size", ["4m", "16600k", "16720k"], ids=["conform", "hand-over", "maps"])
+def test_full_work_folder(settings, undisturbed, small_disk, size):
+    on_small = replace(settings, work_dir=small_disk(size))
+    statuses, reason = reasons(on_small)
+    assert any("failed" in s for s in statuses.values())
+    assert "space" in reason
+    assert undisturbed.items() >= images(settings).items()
+    assert leftovers(settings) == []
+    small_disk("100m")
+    assert all("failed" not in s for s in run(on_small).values())
+    assert images(settings) == undisturbed
+
+
+def test_full_output_folder(settings, undisturbed, small_disk, tmp_path):
+    out = small_disk("200k")
+    on_small = replace(settings, output_dir=out / "out", work_dir=tmp_path / "work")
+    statuses, reason = reasons(on_small)
+    assert any("failed" in s for s in statuses.values())
+    assert "No space left on device" in reason
+    assert undisturbed.items() >= images(on_small).items()
+    small_disk("100m")
+    assert all("failed" not in s for s in run(on_small).values())
+    assert images(on_small) == undisturbed
+
+
+def test_work_folder_deleted_in_mid_run(settings, undisturbed):
+    def delete(finished, *_):
+        if finished == 1:
+            for folder in (settings.output_dir / ".brainchop" / "work").glob("run-*/"):
+                shutil.rmtree(folder)
+
+    statuses = run(settings, delete)
+    assert statuses["sub-01"] == {"done"}
+    assert undisturbed.items() >= images(settings).items()
+    assert all("failed" not in s for s in run(settings).values())
+    assert images(settings) == undisturbed
+
+
+def test_work_folder_deleted_under_a_step(settings, undisturbed, break_worker, monkeypatch, tmp_path):
+    """The folder goes while a worker is in it: that image fails, with a word on why."""
+    mark, over = tmp_path / "reached", threading.Event()
+    monkeypatch.setenv("BRAINCHOP_TEST_MARK", str(mark))
+    break_worker("brainchop_pipe.steps:restore_labels:pause:sub-02")
+
+    def delete_when_reached():
+        while not mark.exists() and not over.wait(0.05):
+            pass
+        for folder in (settings.output_dir / ".brainchop" / "work").glob("run-*/"):
+            shutil.rmtree(folder)
+
+    thread = threading.Thread(target=delete_when_reached)
+    thread.start()
+    statuses, reason = reasons(settings)
+    over.set()
+    thread.join()
+    assert mark.exists()
+    assert statuses["sub-01"] == statuses["sub-03"] == {"done"}, reason
+    assert "failed" in statuses["sub-02"]
+    assert "work folder" in reason
+    monkeypatch.delenv("BRAINCHOP_TEST_FAULT")
+    assert all("failed" not in s for s in run(settings).values())
+    assert images(settings) == undisturbed
+
+
+def test_work_folders_of_killed_runs_are_removed_and_those_in_use_stay(settings):
+    work = settings.output_dir / ".brainchop" / "work"
+    (work / "run-dead" / "sub-01_T1w").mkdir(parents=True)
+    seen = []
+    run(settings, lambda *_: seen.append(sorted(p.name for p in work.glob("run-*/"))))
+    assert seen[0] != ["run-dead"]
+    assert len(seen[0]) == 1
+    assert list(work.glob("*")) == []
+
+
+BARE = """
+import sys
+from pathlib import Path
+from brainchop_pipe.engines.nipype_interfaces import Conform as Interface
+from brainchop_pipe.engines.pydra_tasks import Conform
+head, folder = map(Path, sys.argv[1:])
+Interface(in_file=head).run(cwd=str(folder))
+Conform(in_file=head)(cache_root=folder / "cache")
+"""
+
+
+@pytest.mark.parametrize("home", [None, "/proc/1/nowhere"], ids=["unset", "read-only"])
+def test_neither_home_nor_name_nor_network_is_needed(settings, tmp_path, home):
+    kept = {k: v for k, v in os.environ.items() if k not in ("HOME", "LOGNAME", "USER", "USERNAME")}
+    environment = kept | ({"HOME": home} if home else {}) | {"PYDRA_HASH_CACHE": str(tmp_path / "hashes")}
+    alone = ["unshare", "--net"] if shutil.which("unshare") and os.geteuid() == 0 else []
+    app = [sys.executable, "-m", "brainchop_pipe.cli.main", settings.bids_dir, settings.output_dir]
+    app += ["participant", "--skip-bids-validation", "--models", settings.processing.models[2]]
+    head = settings.bids_dir / "sub-01/anat/sub-01_T1w.nii.gz"
+    for command in (app, [sys.executable, "-c", BARE, head, tmp_path]):
+        text = [*alone, *map(str, command)]
+        result = subprocess.run(text, env=environment, capture_output=True, text=True, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert len(images(settings)) == 3
