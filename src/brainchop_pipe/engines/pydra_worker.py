@@ -82,7 +82,7 @@ class LaneWorker(Worker):
         return result
 
 
-class _StillAudit(Audit):  # type: ignore[misc]
+class _StillAudit(Audit):
     """Pydra's own takes the process into the workflow's folder, which the next image shares and loses."""
 
     def start_audit(self, odir: Path) -> None:
