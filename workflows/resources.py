@@ -35,7 +35,10 @@ def share_processors(settings: Settings, models: tuple[Model, ...], images: int)
     """
     threads = settings.omp_nthreads or _THREADS_PER_IMAGE
     workers = max(1, min(settings.nprocs // threads, images))
-    need = max(model_need_gb(model, settings) for model in models) + BESIDES_MODEL_GB
+    need = (
+        max(model_need_gb(model, full_volume=settings.processing.full_volume) for model in models)
+        + BESIDES_MODEL_GB
+    )
     allowed = settings.mem_gb if settings.mem_gb is not None else available_memory_gb()
     fitting = max(1, int(allowed / need))
     if fitting < workers:
@@ -52,7 +55,7 @@ def check_memory(models: tuple[Model, ...], settings: Settings) -> None:
     UsageError
     """
     for model in models:
-        need = model_need_gb(model, settings)
+        need = model_need_gb(model, full_volume=settings.processing.full_volume)
         if settings.mem_gb is not None and need > settings.mem_gb:
             raise UsageError(
                 f"model {model.card.name!r} needs {need} GB; --mem-gb allows {settings.mem_gb}. "
@@ -60,9 +63,9 @@ def check_memory(models: tuple[Model, ...], settings: Settings) -> None:
             )
 
 
-def model_need_gb(model: Model, settings: Settings) -> float:
+def model_need_gb(model: Model, *, full_volume: bool) -> float:
     """Give the peak memory of a model's inference as its card states it, gigabytes."""
-    whole = settings.processing.full_volume or model.card.input.crop is None
+    whole = full_volume or model.card.input.crop is None
     return model.card.memory.full_gb if whole else model.card.memory.cropped_gb
 
 

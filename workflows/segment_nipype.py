@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from brainchop_pipe.workflows.derivatives_nipype import AsAtropos, WriteDerivatives
-from brainchop_pipe.workflows.resources import BESIDES_MODEL_GB
+from brainchop_pipe.workflows.resources import BESIDES_MODEL_GB, model_need_gb
 
 from brainchop_pipe.core.conform import LabelInterpolation
 from brainchop_pipe.engines.nipype_interfaces import Conform, CorrectBias, SegmentLabels, SegmentTissues
 from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.inference.session import Device
 from brainchop_pipe.settings import DEFAULT_MODELS, Orientation, Preparation, Processing
-from brainchop_pipe.zoo.catalog import Model, find_model, group_names
+from brainchop_pipe.zoo.catalog import find_model, group_names
 
 # After the interfaces: they set NO_ET before Nipype is imported.
 from nipype.interfaces import utility as niu  # isort: skip
@@ -78,8 +78,9 @@ def init_brainchop_segment_wf(
     }
 
     def add(interface: Any, node_name: str, *names: str) -> Any:
-        needs = [_need_gb(find_model(model), full_volume) for model in names]
-        node = pe.Node(interface, name=node_name, mem_gb=max(needs), n_procs=omp_nthreads)
+        needs = [model_need_gb(find_model(model), full_volume=full_volume) for model in names]
+        need = max(needs) + BESIDES_MODEL_GB
+        node = pe.Node(interface, name=node_name, mem_gb=need, n_procs=omp_nthreads)
         workflow.connect([(conform, node, [("out_file", "in_file")])])
         workflow.connect([(inputnode, node, [("in_file", "reference")])])
         return node
@@ -224,8 +225,3 @@ def init_brainchop_brain_extraction_wf(
         ]
     )
     return workflow
-
-
-def _need_gb(model: Model, full_volume: bool) -> float:
-    whole = full_volume or model.card.input.crop is None
-    return BESIDES_MODEL_GB + (model.card.memory.full_gb if whole else model.card.memory.cropped_gb)
