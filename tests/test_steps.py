@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from brainchop_pipe.core.tissue import TissueMaps
 from brainchop_pipe.errors import InputError
@@ -9,13 +11,17 @@ from brainchop_pipe.file_steps import load_model
 from brainchop_pipe.settings import Processing
 from brainchop_pipe.steps import (
     check_tissue_share,
+    extract_brain,
     prepare,
     run_model,
+    segment_tissues,
     tissue_probabilities,
     wants_brain,
 )
 from brainchop_pipe.zoo.catalog import find_model
 from conftest import head_affine, head_voxels, make_card, save
+
+WANTS_BRAIN = {"intensity": {"method": "minmax"}, "prepare": "brain"}
 
 
 def run(prepared, card, **kwargs):
@@ -44,15 +50,46 @@ def test_errors_of_the_conform_name_the_file(tmp_path):
         prepare(path)
 
 
-def test_brain_alone_is_shown_to_models_that_ask_for_it(tmp_path, head_file, cards):
-    changed_input = {"intensity": {"method": "minmax"}, "prepare": "brain"}
-    wanting = str(make_card(tmp_path / "w", "regions", input=changed_input))
+def test_brain_alone_is_shown_evenly_lit_and_in_its_own_scale(tmp_path, cards):
+    """White matter is 1 whatever the gain and the field of the coil; outside of the mask is nothing."""
+    field = np.broadcast_to(np.linspace(0.5, 1.0, 44).reshape(-1, 1, 1), (44, 52, 46))
+    dim = save(tmp_path / "dim.nii.gz", (head_voxels() * field).astype(np.float32), head_affine())
+    volume = prepare(dim).conformed.volume
+    mask = run(prepare(dim), cards.mask)
+    brain = extract_brain(volume, mask)
+    inside = mask.labels.voxels > 0
+    assert not brain.scaled[~inside].any()
+    core = ndimage.binary_erosion(volume.voxels > 0, iterations=62) & inside
+    assert core.sum() > 1000
+    assert np.median(brain.scaled[core]) == pytest.approx(1, abs=0.05)
+    assert brain.scaled.max() <= 1
+
+
+def test_model_sees_the_brain_in_place_of_the_head(head_file, cards):
     prepared = prepare(head_file)
     mask = run(prepared, cards.mask)
-    everything, brain = run(prepared, wanting), run(prepared, wanting, mask=mask)
-    assert not brain.labels.voxels[mask.labels.voxels == 0].any()
-    assert (brain.labels.voxels == 2).sum() == pytest.approx((everything.labels.voxels == 2).sum(), rel=0.1)
-    assert not wants_brain(find_model(wanting), Processing(prepare="none"))
+    brain = extract_brain(prepared.conformed.volume, mask)
+    everything, alone = run(prepared, cards.regions), run(prepared, cards.regions, brain=brain)
+    assert not alone.labels.voxels[mask.labels.voxels == 0].any()
+    assert (alone.labels.voxels == 2).sum() == pytest.approx((everything.labels.voxels == 2).sum(), rel=0.1)
+
+
+def test_brain_without_white_matter_is_shown_as_it_is(head_file, cards, monkeypatch):
+    monkeypatch.setattr("brainchop_pipe.steps.white_matter_level", lambda _: None)
+    conformed = prepare(head_file).conformed.volume
+    wanting = make_card(Path(cards.tissue).parent, "tissue", input=WANTS_BRAIN)
+    models = load_model(cards.mask), load_model(str(wanting))
+    plain = segment_tissues(conformed, conformed.grid, *models, Processing(prepare="none"))
+    result = segment_tissues(conformed, conformed.grid, *models, Processing())
+    assert "White matter makes no peak" in result.record.notes[0]
+    assert result.record.preparations == {}
+    np.testing.assert_array_equal(result.maps["dseg"], plain.maps["dseg"])
+
+
+def test_preparation_is_for_models_that_ask_for_it(cards, tmp_path):
+    wanting = find_model(str(make_card(tmp_path / "w", "regions", input=WANTS_BRAIN)))
+    assert wants_brain(wanting, Processing())
+    assert not wants_brain(wanting, Processing(prepare="none"))
     assert not wants_brain(find_model(cards.regions), Processing())
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from brainchop_pipe.workflows.locks import try_lock
 from brainchop_pipe.workflows.resources import check_memory, share_processors
 from brainchop_pipe.workflows.segment_image import Outcome, Workplace, segment_image
+from brainchop_pipe.workflows.suitability import cannot_be_named
 from brainchop_pipe.workflows.work_folder import work_folder
 
 from brainchop_pipe.bids.dataset import check_dataset, find_images
@@ -72,6 +73,7 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
     the work: each takes the images that the other does not hold, and looks again at
     those at the end.
     """
+    _check_current_folder()
     models = dict(
         zip(dict.fromkeys(settings.processing.models), find_models(settings.processing.models), strict=True)
     )
@@ -83,7 +85,8 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
         store.load(model)
     if settings.bids_dir is not None:
         write_dataset_files(settings.output_dir, settings.bids_dir, code_record())
-    workers, threads = share_processors(settings, tuple(models.values()), len(jobs))
+    images = sum(source.suffix in settings.query.modalities for source in jobs)
+    workers, threads = share_processors(settings, tuple(models.values()), images)
     settings = replace(settings, processing=replace(settings.processing, threads=threads))
     with work_folder(settings) as folder:
         try:
@@ -142,11 +145,11 @@ class _Run:
                 else:
                     passed_over += 1
                     self.waiting.append(source)
-            if passed_over > len(self.waiting):
-                await asyncio.sleep(_POLL_SECONDS)
+            # Where there is nothing to wait for, signals have their turn.
+            await asyncio.sleep(_POLL_SECONDS if passed_over > len(self.waiting) else 0)
 
     async def _segment(self, source: Source, workplace: Workplace) -> list[Outcome]:
-        reason = _cannot_be_named(source, self.uses[source.key])
+        reason = cannot_be_named(source, self.uses[source.key])
         if reason:
             return [Outcome(source, m.card.name, "failed", reason=reason) for m in self.models.values()]
         return await segment_image(source, self.jobs[source], self.models, self.settings, workplace)
@@ -178,10 +181,9 @@ def _on_signal(interrupt: Callable[["asyncio.Task[None]"], None]) -> Iterator[No
             signal.signal(number, handler)
 
 
-def _cannot_be_named(source: Source, inputs_of_that_name: int) -> str:
-    """Why an image's derivatives cannot have names of their own; empty where they can."""
-    if source.uri.startswith("bids:") and not source.entities:
-        return f"{source.name} has a name that is not that of a raw BIDS image; rename it"
-    if inputs_of_that_name > 1:
-        return f"another input (.nii beside .nii.gz?) would write the same files as {source.name}; remove one"
-    return ""
+def _check_current_folder() -> None:
+    """Refuse to start where processes cannot: in a folder that is gone."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the current folder is not there any more; cd to another and run again") from None

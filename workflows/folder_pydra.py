@@ -6,6 +6,7 @@
 import argparse
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def segment_folder(folder: Path, cache: Path, models: list[str]) -> dict[Path, A
     Parameters
     ----------
     folder : Path
-        With ``.nii.gz``, ``.nii`` or ``.mgz`` files.
+        With ``.nii.gz``, ``.nii``, ``.mgz`` or ``.mgh`` files.
     cache : Path
         Where Pydra keeps results: a second run takes them from there.
     models : list of str
@@ -34,7 +35,9 @@ def segment_folder(folder: Path, cache: Path, models: list[str]) -> dict[Path, A
     dict
         By image: the outputs of `Segment`, or None where it failed.
     """
-    images = sorted(path for path in folder.iterdir() if path.name.endswith((".nii.gz", ".nii", ".mgz")))
+    images = sorted(
+        path for path in folder.iterdir() if path.name.endswith((".nii.gz", ".nii", ".mgz", ".mgh"))
+    )
     # By default Pydra remembers hashes below HOME, which a container may not have.
     os.environ.setdefault("PYDRA_HASH_CACHE", str(cache.resolve() / "hashes"))
     # In this process, where the ONNX sessions stay from image to image; worker="cf" has several.
@@ -58,7 +61,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("models", nargs="*", default=list(DEFAULT_MODELS))
     given = parser.parse_args(argv)
     results = segment_folder(given.images, given.cache, given.models)
-    return 75 if None in results.values() else 0
+    for image, outputs in results.items():
+        sys.stdout.write(f"{image.name}: {_maps(outputs) or 'failed'}\n")
+    return 75 if any(outputs is None for outputs in results.values()) else 0
+
+
+def _maps(outputs: Any) -> str:
+    """List an image's maps; nothing where it failed."""
+    if outputs is None:
+        return ""
+    maps = [outputs.mask, outputs.dseg, outputs.gm, outputs.wm, outputs.csf, *outputs.labels]
+    return ", ".join(str(path) for path in maps if path is not None)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from brainchop_pipe.workflows.locks import try_lock
+from brainchop_pipe.workflows.suitability import cannot_be_named
 
 from brainchop_pipe.bids.dataset import source_of
 from brainchop_pipe.bids.derivatives import (
@@ -29,6 +30,7 @@ from brainchop_pipe.errors import InputError, OutputError, UsageError
 from brainchop_pipe.file_steps import LabelFiles, TissueFiles
 from brainchop_pipe.record import StepRecord
 from brainchop_pipe.settings import Settings
+from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.zoo.catalog import find_models
 
 StepFiles = TissueFiles | LabelFiles
@@ -82,6 +84,7 @@ def publish_product(
         )
     if record.digests.size != state.size:
         raise InputError(f"{source.name} changed while it was worked on; run again")
+    _check_fits(record, product, settings)
     input_ = input_record(source.uri, state, record.digests)
     provenance = _provenance(product, record, input_, settings)
     if conform_seconds is not None:
@@ -122,10 +125,39 @@ def publish_image(
     models = find_models(settings.processing.models)
     products = plan_products(models, settings.processing.tissue_model)
     made: list[StepFiles] = [*([tissues] if tissues else []), *labels]
+    reason = cannot_be_named(source)
+    if reason:
+        raise InputError(reason)
+    digest = sha256_of_file(path)
+    for files in made:
+        digests = read_record(files).digests
+        if digests is None or digests.sha256 != digest:
+            raise InputError(
+                f"{files.record.name} was not made of {source.name}; give the image that it is of"
+            )
     with try_lock(settings.output_dir, source, patience_seconds=-1):
         for product, files in zip(products, made, strict=True):
             publish_product(source, product, files, state, settings)
     return [settings.output_dir / file for product in products for file in product.files(source).values()]
+
+
+def read_record(files: StepFiles) -> StepRecord:
+    """Read what a step said of itself."""
+    return StepRecord.model_validate_json(files.record.read_bytes())
+
+
+def _check_fits(record: StepRecord, product: Product, settings: Settings) -> None:
+    """Refuse files of other models, or made with other parameters, than their sidecars would say."""
+    wanted = {model.card.name for model in product.models}
+    if set(record.executions) != wanted:
+        raise InputError(
+            f"these files were made by {', '.join(record.executions)}, not by {', '.join(sorted(wanted))}; "
+            "give the same models in the same order as to the workflow that made them"
+        )
+    said = settings.processing.parameters()
+    other = {name: value for name, value in record.parameters.items() if said[name] != value}
+    if other:
+        raise InputError(f"these files were made with {other}, not with what the settings say; give the same")
 
 
 def _sidecar(

@@ -76,7 +76,7 @@ def available_memory_gb() -> float:
     """
     limits = [_free_gb(), _cgroup_gb()]
     slurm = os.environ.get("SLURM_MEM_PER_NODE", "")
-    if slurm.isdigit():
+    if slurm.isdigit() and int(slurm):
         limits.append(int(slurm) / 1e3)
     return min(limits)
 

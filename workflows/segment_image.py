@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from brainchop_pipe.workflows.publish_product import StepFiles, publish_product
+from brainchop_pipe.workflows.suitability import refusal
 
 from brainchop_pipe.bids.derivatives import Product, label_table, plan_products
 from brainchop_pipe.bids.names import Source
@@ -16,17 +17,11 @@ from brainchop_pipe.engines.lanes import Lanes
 from brainchop_pipe.errors import PipeError
 from brainchop_pipe.images import read_place
 from brainchop_pipe.settings import Settings
-from brainchop_pipe.zoo.catalog import Model
+from brainchop_pipe.zoo.catalog import NO_TISSUE_MODEL, Model
 
 logger = logging.getLogger(__name__)
 
 Status = Literal["done", "complete", "skipped", "failed"]
-
-# Complex images are stored part by part; only the magnitude is a picture of a head.
-_MAGNITUDE = (None, "mag")
-
-# Of the app's own making: a tissue model of this name is no card's.
-_NO_TISSUE_MODEL = "none"
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,9 @@ async def segment_image(
         One a model. A failure is an outcome, not an exception: it must not stop
         the images after this one.
     """
-    refused = {model.card.name: _refusal(source, model, settings) for model in models.values()}
+    refused = {
+        model.card.name: refusal(source, model, settings.query.modalities) for model in models.values()
+    }
     outcomes = [Outcome(source, name, "skipped", reason=reason) for name, reason in refused.items() if reason]
     usable = {name: model for name, model in models.items() if not refused[model.card.name]}
     if not usable:
@@ -160,9 +157,10 @@ class _ImageWork:
         processing = self.settings.processing
         pair = next((p for p in missing if p.is_tissue_set), None)
         return {
-            "in_file": self.path.resolve(),
+            # Not through links: a name at their end may say who this is.
+            "in_file": self.path.absolute(),
             "models": [self.names[model.card.name] for product in missing for model in product.models],
-            "tissue_model": pair.models[1].card.name if pair else _NO_TISSUE_MODEL,
+            "tissue_model": pair.models[1].card.name if pair else NO_TISSUE_MODEL,
             "prefer_affine": processing.prefer_affine,
             "prepare": processing.prepare,
             "full_volume": processing.full_volume,
@@ -206,17 +204,3 @@ class _ImageWork:
             return str(error)
         logger.error("%s failed", self.source.name, exc_info=error)
         return f"unexpected {type(error).__name__}: {error}"
-
-
-def _refusal(source: Source, model: Model, settings: Settings) -> str:
-    """Why a model is not for an image; empty where it is."""
-    wanted = settings.query.modalities
-    if source.suffix not in wanted:
-        return f"{source.suffix} is not among --modality {' '.join(wanted)}"
-    if dict(source.entities).get("part") not in _MAGNITUDE:
-        return "not a magnitude image (part-)"
-    if source.suffix not in model.card.modalities:
-        return (
-            f"{model.card.name} was not trained for {source.suffix}, only {', '.join(model.card.modalities)}"
-        )
-    return ""

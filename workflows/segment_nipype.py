@@ -15,7 +15,7 @@ from brainchop_pipe.engines.nipype_interfaces import Conform, CorrectBias, Segme
 from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.inference.session import Device
 from brainchop_pipe.settings import DEFAULT_MODELS, Orientation, Preparation, Processing
-from brainchop_pipe.zoo.catalog import find_model, group_names
+from brainchop_pipe.zoo.catalog import absolute_names, find_model, group_names
 
 # After the interfaces: they set NO_ET before Nipype is imported.
 from nipype.interfaces import utility as niu  # isort: skip
@@ -143,7 +143,7 @@ def init_brainchop_derivatives_wf(
     inputnode = pe.Node(niu.IdentityInterface(fields=fields), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(fields=["out_files"]), name="outputnode")
     processing = Processing(
-        models=models,
+        models=absolute_names(models),
         tissue_model=tissue_model,
         prefer_affine=prefer_affine,
         prepare=prepare,
@@ -151,7 +151,9 @@ def init_brainchop_derivatives_wf(
         label_interpolation=interpolation,
         output_orientation=orientation,
     )
-    interface = WriteDerivatives(bids_dir=bids_dir, output_dir=output_dir, processing=processing)
+    interface = WriteDerivatives(
+        bids_dir=bids_dir.resolve(), output_dir=output_dir.resolve(), processing=processing
+    )
     write = pe.Node(interface, name="write", mem_gb=0.5)
     workflow.connect([(inputnode, write, [(field, field) for field in fields])])
     workflow.connect([(write, outputnode, [("out_files", "out_files")])])

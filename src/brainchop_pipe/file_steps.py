@@ -230,7 +230,12 @@ def segment_labels_file(
         The label map, and a `StepRecord`.
     """
     processing = Processing(
-        device=device, threads=threads, full_volume=full_volume, label_interpolation=interpolation
+        prefer_affine=prefer_affine,
+        full_volume=full_volume,
+        output_orientation=orientation,
+        label_interpolation=interpolation,
+        device=device,
+        threads=threads,
     )
     image, place = _read_conformed(in_file), read_place(reference, prefer_affine)
     grid = output_grid(place.grid, orientation)
@@ -287,7 +292,14 @@ def segment_tissues_file(
     TissueFiles
         Mask, dseg (1 = GM, 2 = WM, 3 = CSF), three probability maps, and a `StepRecord`.
     """
-    processing = Processing(device=device, threads=threads, full_volume=full_volume, prepare=prepare)
+    processing = Processing(
+        prefer_affine=prefer_affine,
+        prepare=prepare,
+        full_volume=full_volume,
+        output_orientation=orientation,
+        device=device,
+        threads=threads,
+    )
     image, place = _read_conformed(in_file), read_place(reference, prefer_affine)
     grid = output_grid(place.grid, orientation)
     models = load_model(mask_model), load_model(tissue_model)

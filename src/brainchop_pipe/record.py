@@ -65,6 +65,8 @@ class StepRecord(BaseModel):
         None where the conformed image does not say what it was made of.
     executions : dict
         Where each model ran, by name, in the order of running.
+    parameters : dict
+        Of `Processing.parameters`, those that the step has.
     preparations : dict
         What was done to a model's input before, by name; only where something was.
     volumes_mm3 : dict
@@ -82,6 +84,7 @@ class StepRecord(BaseModel):
 
     digests: InputDigests | None
     executions: dict[str, Execution]
+    parameters: dict[str, bool | str | None]
     preparations: dict[str, str]
     volumes_mm3: dict[str, float]
     seconds: dict[str, float]

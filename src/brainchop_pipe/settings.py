@@ -92,7 +92,7 @@ class Settings:
     bids_dir : Path or None
         None for images that are in no dataset.
     work_dir : Path or None
-        None: a temporary folder, removed when the run succeeds.
+        For intermediate files; None: below the output folder.
     force, check_hashes : bool
         Redo what is there; compare the input's content, not only its size and time.
     stop_on_first_crash : bool

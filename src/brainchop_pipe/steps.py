@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from brainchop_pipe.core.bias import correct_bias
 from brainchop_pipe.core.conform import Conformed, conform, restore_labels, restore_probability
 from brainchop_pipe.core.grid import Grid, Volume, canonical_grid
+from brainchop_pipe.core.intensity import scale_by_level, white_matter_level
 from brainchop_pipe.core.tissue import TissueMaps, csf_probability, tissue_maps
 from brainchop_pipe.errors import InputError
 from brainchop_pipe.headers import AffineChoice
@@ -22,6 +24,8 @@ from brainchop_pipe.zoo.catalog import Model
 # atrophy nearly half; below the first figure the tissue model did not see the brain.
 _FAILED_TISSUE_SHARE = 0.4
 _LOW_TISSUE_SHARE = 0.6
+
+_WHOLE = "the whole head as it is; look at the result"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,25 @@ class Segmentation:
     record: StepRecord
 
 
+@dataclass(frozen=True, eq=False)
+class Brain:
+    """A brain without its head, evenly lit, in a scale of its own.
+
+    Parameters
+    ----------
+    mask : Volume
+        uint8: 255 within the brain, else 0.
+    scaled : float32, shape of the mask, 0 to 1
+        White matter is near 1; 0 outside of the mask.
+    white_matter : float
+        Grey level of the conformed image that became 1, after the bias correction.
+    """
+
+    mask: Volume
+    scaled: np.ndarray
+    white_matter: float
+
+
 def output_grid(grid: Grid, orientation: Orientation) -> Grid:
     """Give the grid that an image's outputs lie on: its voxels, RAS+ or in the file's order."""
     return canonical_grid(grid) if orientation == "ras" else grid
@@ -107,7 +130,8 @@ def segment_labels(conformed: Volume, grid: Grid, ready: ReadyModel, processing:
     with clock.stage(f"write {name}"):
         labels = restore_labels(prediction.labels, grid, processing.label_interpolation)
         volumes = _volumes_mm3(prediction.labels)
-    record = _record(clock, {name: prediction}, volumes)
+    parameters = _without(processing, "Prepare")
+    record = _record(clock, {name: prediction}, volumes, parameters)
     return Segmentation(grid, {"labels": labels}, record)
 
 
@@ -135,25 +159,39 @@ def segment_tissues(
     clock = Clock()
     with clock.stage(f"infer {mask_model.card.name}"):
         mask = run_model(conformed, mask_model, processing)
+    brain = None
+    notes: tuple[str, ...] = ()
+    preparations = {}
+    if wants_brain(tissue_model.model, processing):
+        with clock.stage(f"prepare {tissue_model.card.name}"):
+            brain = extract_brain(conformed, mask)
+        if brain is None:
+            notes = (
+                f"White matter makes no peak within the mask, so {tissue_model.card.name} saw {_WHOLE}.",
+            )
+        else:
+            preparations[tissue_model.card.name] = (
+                f"mask of {mask_model.card.name}, N4 bias correction within it, white matter (grey level "
+                f"{brain.white_matter:.1f} of the conformed image) scaled to 1"
+            )
     with clock.stage(f"infer {tissue_model.card.name}"):
-        tissue = run_model(conformed, tissue_model, processing, mask)
+        tissue = run_model(conformed, tissue_model, processing, brain)
     with clock.stage(f"write {tissue_model.card.name}"):
         probabilities = tissue_probabilities(mask, tissue, tissue_model.card)
         on_models_grid = tissue_maps(*(p.voxels for p in probabilities))
-        notes = check_tissue_share(on_models_grid, tissue_model.card.name)
+        notes += check_tissue_share(on_models_grid, tissue_model.card.name)
         maps = tissue_maps(*(restore_probability(p, grid) for p in probabilities))
         volumes = _volumes_mm3(Volume(on_models_grid.labels, mask.grid))
-    preparations = {}
-    if wants_brain(tissue_model.model, processing):
-        preparations[tissue_model.card.name] = f"mask of {mask_model.card.name}, N4 bias correction within it"
     gm, wm, csf = maps.probabilities
     contents = {"mask": maps.mask.astype(np.uint8), "dseg": maps.labels, "GM": gm, "WM": wm, "CSF": csf}
     predictions = {mask_model.card.name: mask, tissue_model.card.name: tissue}
-    return Segmentation(grid, contents, _record(clock, predictions, volumes, notes, preparations))
+    parameters = _without(processing, "LabelInterpolation")
+    record = _record(clock, predictions, volumes, parameters, notes, preparations)
+    return Segmentation(grid, contents, record)
 
 
 def run_model(
-    conformed: Volume, ready: ReadyModel, processing: Processing, mask: Prediction | None = None
+    conformed: Volume, ready: ReadyModel, processing: Processing, brain: Brain | None = None
 ) -> Prediction:
     """Predict and post-filter; probabilities come with models of masks and tissues.
 
@@ -162,9 +200,8 @@ def run_model(
     conformed : Volume
     ready : ReadyModel
     processing : Processing
-    mask : Prediction or None
-        Brain mask: for models whose cards ask for it, what lies outside is set to 0 and
-        the bias field within is corrected.
+    brain : Brain or None
+        What the network is to see in place of the whole head.
 
     Raises
     ------
@@ -172,13 +209,11 @@ def run_model(
         The model finds nothing at all.
     """
     card = ready.card
-    if mask is not None and wants_brain(ready.model, processing):
-        brain = mask.labels.voxels > 0
-        conformed = Volume(correct_bias(conformed.voxels, brain), conformed.grid)
     prediction = predict(
-        conformed,
+        conformed if brain is None else brain.mask,
         ready.content,
         card,
+        scaled=None if brain is None else brain.scaled,
         device=processing.device,
         threads=processing.threads,
         full_volume=processing.full_volume,
@@ -190,6 +225,24 @@ def run_model(
             f"coordinates, in a contrast that the model knows ({', '.join(card.modalities)})?"
         )
     return post_filter(prediction, card)
+
+
+def extract_brain(conformed: Volume, mask: Prediction) -> Brain | None:
+    """Correct the bias field within a mask, and bring white matter to 1.
+
+    Returns
+    -------
+    Brain or None
+        None where white matter makes no peak in the histogram: this is no T1w image,
+        or the mask is wrong.
+    """
+    inside = mask.labels.voxels > 0
+    corrected = correct_bias(conformed.voxels, inside)
+    level = white_matter_level(corrected[inside])
+    if level is None:
+        return None
+    shown = Volume(inside.astype(np.uint8) * 255, conformed.grid)
+    return Brain(shown, scale_by_level(corrected, level), level)
 
 
 def wants_brain(model: Model, processing: Processing) -> bool:
@@ -237,12 +290,14 @@ def _record(
     clock: Clock,
     predictions: dict[str, Prediction],
     volumes_mm3: dict[str, float],
+    parameters: dict[str, Any],
     notes: tuple[str, ...] = (),
     preparations: dict[str, str] | None = None,
 ) -> StepRecord:
     return StepRecord(
         digests=None,
         executions={name: prediction.execution for name, prediction in predictions.items()},
+        parameters=parameters,
         preparations=preparations or {},
         volumes_mm3=volumes_mm3,
         seconds=clock.seconds,
@@ -251,6 +306,11 @@ def _record(
         ended=utc_now(),
         peak_memory_mb=peak_memory_mb(),
     )
+
+
+def _without(processing: Processing, name: str) -> dict[str, Any]:
+    """Give the parameters that decide a result, but for one that the step does not have."""
+    return {key: value for key, value in processing.parameters().items() if key != name}
 
 
 def _volumes_mm3(labels: Volume) -> dict[str, float]:

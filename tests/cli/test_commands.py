@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -236,3 +237,41 @@ def test_interrupted_run_ends_soon_and_the_same_command_goes_on(dataset, tmp_pat
     assert len(list(out.rglob("*_dseg.json"))) == 4
     for path in out.rglob("*.nii.gz"):
         assert np.asarray(nib.load(path).dataobj).any()
+
+
+def test_images_of_all_kinds_of_names_and_formats(run, tmp_path, head_file, cards):
+    """Formats that are less common, a suffix in capitals, a link to a name without any."""
+    voxels, affine = head_voxels(), head_affine()
+    nib.save(nib.Nifti2Image(voxels, affine), tmp_path / "two.nii")
+    nib.save(nib.MGHImage(voxels.astype(np.float32), affine), tmp_path / "free.mgh")
+    shutil.copy(head_file, tmp_path / "SHOUT.NII.GZ")
+    shutil.copy(head_file, tmp_path / "0123456789")
+    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "0123456789")
+    names = ["two.nii", "free.mgh", "SHOUT.NII.GZ", "link.nii.gz"]
+    code, out, err = run(
+        "segment", *(tmp_path / n for n in names), "-o", tmp_path / "o", "--models", cards.regions
+    )
+    assert code == 0, out + err
+    assert out.count("done") == 4
+
+
+def test_error_names_the_link_and_not_what_it_leads_to(run, tmp_path, head_file, cards):
+    (tmp_path / "JaneDoe.nii.gz").write_bytes(head_file.read_bytes()[:3000])
+    (tmp_path / "sub-01_T1w.nii.gz").symlink_to(tmp_path / "JaneDoe.nii.gz")
+    code, out, _ = run(
+        "segment", tmp_path / "sub-01_T1w.nii.gz", "-o", tmp_path / "o", "--models", cards.regions
+    )
+    assert code == 75
+    assert "sub-01_T1w.nii.gz is truncated or corrupt" in out
+    assert "JaneDoe" not in out
+
+
+def test_run_from_a_folder_that_is_gone_says_so(tmp_path, head_file, cards):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = (
+        f"rmdir {gone}; exec {sys.executable} -m brainchop_pipe.cli.main segment {head_file} -o {tmp_path}/o"
+    )
+    result = subprocess.run(["sh", "-c", command], cwd=gone, capture_output=True, text=True)
+    assert result.returncode == 64
+    assert "the current folder is not there any more" in result.stderr

@@ -6,9 +6,11 @@ from hypothesis.extra.numpy import arrays
 
 from brainchop_pipe.core.intensity import (
     robust_range,
+    scale_by_level,
     scale_by_quantiles,
     scale_by_range,
     scale_to_uint8,
+    white_matter_level,
 )
 
 volumes = arrays(np.uint8, st.tuples(*[st.integers(1, 6)] * 3))
@@ -50,3 +52,39 @@ def test_scaling_to_8_bits_rounds_clips_and_keeps_zero():
 
 def test_scaling_a_flat_image_gives_zero():
     assert not scale_to_uint8(np.full(4, 7, np.float32), 7, 7).any()
+
+
+def tissues(rng, *groups: tuple[float, float, int]) -> np.ndarray:
+    """Voxels of tissues: mean, spread, number."""
+    return np.concatenate([rng.normal(mean, spread, count).clip(0) for mean, spread, count in groups])
+
+
+CSF, GM = (30, 12, 250_000), (95, 14, 550_000)
+
+
+@pytest.mark.parametrize("gain", [0.2, 1.0, 1.9])
+@pytest.mark.parametrize(
+    "white", [(125, 4, 400_000), (125, 12, 400_000), (125, 4, 150_000)], ids=["sharp", "blurred", "little"]
+)
+def test_level_of_white_matter_is_found_at_any_gain(gain, white):
+    rng = np.random.default_rng(1)
+    found = white_matter_level(gain * tissues(rng, CSF, GM, white))
+    assert found == pytest.approx(gain * 125, rel=0.05)
+
+
+def test_few_bright_vessels_are_not_taken_for_white_matter():
+    rng = np.random.default_rng(1)
+    brain = tissues(rng, CSF, GM, (125, 5, 400_000), (190, 5, 8_000))
+    assert white_matter_level(brain) == pytest.approx(125, rel=0.03)
+
+
+def test_brain_whose_bright_part_has_no_peak_has_no_level():
+    assert white_matter_level(np.zeros(1000)) is None
+    assert white_matter_level(np.array([])) is None
+    assert white_matter_level(np.random.default_rng(1).exponential(50, 400_000)) is None
+
+
+def test_level_becomes_one_and_what_is_brighter_is_cut_off():
+    scaled = scale_by_level(np.array([0, 50, 100, 150], np.float32), 100)
+    np.testing.assert_allclose(scaled, [0, 0.5, 1, 1])
+    assert scaled.dtype == np.float32

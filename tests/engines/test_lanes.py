@@ -195,3 +195,31 @@ def test_log_record_keeps_its_traceback():
     _, received = cloudpickle.loads(mine.recv_bytes())
     assert received.getMessage() == "broke it"
     assert "InputError: why" in received.exc_text
+
+
+def test_death_of_many_at_a_time_is_named_rightly():
+    async def work():
+        with Lanes(6) as lanes:
+            return await asyncio.gather(*(lanes.run(kill_itself) for _ in range(24)), return_exceptions=True)
+
+    assert all("SIGKILL" in str(error) for error in asyncio.run(work()))
+
+
+def test_script_without_a_guard_runs_once(tmp_path):
+    code = (
+        "import os; from brainchop_pipe.engines.lanes import Lane\n"
+        "print('once')\n"
+        "def double(n): return 2 * n\n"
+        "lane = Lane({}); print(lane.run(double, 21)); lane.stop()"
+    )
+    (tmp_path / "run.py").write_text(code)
+    result = subprocess.run([sys.executable, str(tmp_path / "run.py")], capture_output=True, text=True)
+    assert result.stdout.split() == ["once", "42"], result.stderr
+
+
+def test_folders_of_models_are_those_of_the_first_process(lane, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BRAINCHOP_MODEL_DIR", "models")
+    monkeypatch.setenv("BRAINCHOP_MODEL_MIRROR", "https://example.org/m")
+    assert lane.run(os.getenv, "BRAINCHOP_MODEL_DIR") == str(tmp_path / "models")
+    assert lane.run(os.getenv, "BRAINCHOP_MODEL_MIRROR") == "https://example.org/m"

@@ -12,6 +12,8 @@ from pydra.engine.submitter import Submitter
 
 from brainchop_pipe import file_steps
 from brainchop_pipe.engines import nipype_interfaces, pydra_tasks
+from brainchop_pipe.errors import UsageError
+from brainchop_pipe.zoo.catalog import group_names
 from conftest import head_affine, head_voxels, make_card, save
 
 
@@ -155,3 +157,43 @@ def test_tasks_are_found_where_users_of_pydra_look():
 
     assert brainchop.Segment is pydra_tasks.Segment
     assert {name for name in brainchop.__all__} >= {"Conform", "Infer", "PostFilter", "Restore", "Segment"}
+
+
+@pytest.mark.parametrize("kind", [tuple, list, lambda names: [Path(name) for name in names]])
+def test_models_are_remembered_by_their_cards_however_they_are_named(
+    given, tmp_path, runs, kind, monkeypatch
+):
+    monkeypatch.chdir(Path(given["model"]).parent)
+    for _ in range(2):
+        task = pydra_tasks.Segment(in_file=given["reference"], models=kind(["regions.json"]))
+        task(cache_root=tmp_path / "cache")
+        change_model(given, tmp_path)
+    assert len(runs) == 2
+
+
+def test_task_is_split_over_models(given, cards, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(cards.mask).parent)
+    del given["model"]
+    task = pydra_tasks.SegmentLabels(**given).split(model=["mask.json", "regions.json"]).combine("model")
+    outputs = task(cache_root=tmp_path / "cache")
+    assert [Path(p).name for p in outputs.labels] == ["seg-mademask.nii.gz", "seg-maderegions.nii.gz"]
+
+
+def test_node_is_mapped_over_models(given, cards, tmp_path):
+    del given["model"]
+    interface = nipype_interfaces.SegmentLabels(**given)
+    node = pe.MapNode(interface, iterfield=["model"], name="node", base_dir=tmp_path / "work")
+    node.inputs.model = [cards.mask, cards.regions]
+    assert len(node.run().outputs.labels) == 2
+
+
+@pytest.mark.parametrize("name", ["typo", "made_mask"])
+def test_model_that_cannot_own_the_tissue_maps_is_refused(head_file, cards, tmp_path, name):
+    task = pydra_tasks.Segment(in_file=head_file, models=[cards.mask, cards.tissue], tissue_model=name)
+    with pytest.raises(UsageError, match="cannot own the tissue maps"):
+        task(cache_root=tmp_path / "cache")
+
+
+def test_owner_of_the_tissue_maps_may_be_named_by_its_card(cards):
+    names = [cards.tissue, cards.mask, cards.regions]
+    assert group_names(names, cards.tissue) == ((cards.mask, cards.tissue), (cards.regions,))

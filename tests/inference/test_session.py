@@ -176,8 +176,9 @@ def test_gpus_are_those_that_may_be_seen(installed, monkeypatch):
     installed("cpu", "cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc")
     assert gpus_of("auto") == ("3", "GPU-abc")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpus_of("auto") == ()
+    for none in ("", "-1", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert gpus_of("auto") == ()
 
 
 def test_gpu_by_name_is_taken_for_there(installed, monkeypatch):

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -334,3 +335,15 @@ def test_group_level_passes_over_what_is_not_whole(settings):
     rows = run_group(settings.output_dir).read_text().splitlines()[1:]
     assert {row.split("\t")[0] for row in rows} == {"sub-03"}
     assert {row.split("\t")[4] for row in rows} == {"n/a"}
+
+
+def test_signal_ends_a_run_that_has_nothing_to_do(settings):
+    """Images that are complete are looked at without a wait; signals count all the same."""
+    run(settings)
+
+    def interrupt(finished, *_):
+        if finished == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_participants(settings, interrupt)

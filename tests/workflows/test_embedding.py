@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from brainchop_pipe.workflows import dataset_nipype, folder_pydra
 from brainchop_pipe.workflows.bids_app import run_participants
+from brainchop_pipe.workflows.publish_product import publish_image
 from brainchop_pipe.workflows.segment_nipype import (
     init_brainchop_brain_extraction_wf,
     init_brainchop_derivatives_wf,
@@ -19,7 +21,14 @@ from brainchop_pipe.workflows.segment_nipype import (
 )
 
 from bids import BIDSLayout
-from brainchop_pipe.errors import UsageError
+from brainchop_pipe.errors import InputError, UsageError
+from brainchop_pipe.file_steps import (
+    LabelFiles,
+    TissueFiles,
+    conform_file,
+    segment_labels_file,
+    segment_tissues_file,
+)
 from brainchop_pipe.settings import Processing, Settings
 from conftest import head_affine, head_voxels, save
 
@@ -38,7 +47,7 @@ def load(path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj)
 
 
-def test_pydra_example_goes_on_after_a_bad_image(tmp_path, head_file, cards):
+def test_pydra_example_goes_on_after_a_bad_image(tmp_path, head_file, cards, capsys):
     (head_file.parent / "bad.nii.gz").write_bytes(b"no image")
     (head_file.parent / "notes.txt").write_text("no image either")
     results = folder_pydra.segment_folder(head_file.parent, tmp_path / "cache", [cards.regions])
@@ -47,6 +56,10 @@ def test_pydra_example_goes_on_after_a_bad_image(tmp_path, head_file, cards):
     assert (load(results[head_file].labels[0]) == 2).any()
     arguments = [str(head_file.parent), str(tmp_path / "cache"), cards.regions]
     assert folder_pydra.main(arguments) == 75
+    (head_file.parent / "bad.nii.gz").unlink()
+    capsys.readouterr()
+    assert folder_pydra.main(arguments) == 0
+    assert "seg-maderegions.nii.gz" in capsys.readouterr().out
 
 
 def test_nipype_example_writes_what_the_app_takes_for_its_own(tmp_path, dataset, models):
@@ -76,6 +89,54 @@ def test_derivatives_need_a_dataset(tmp_path, dataset, models, head_file):
     workflow.inputs.inputnode.source_file = str(head_file)
     with pytest.raises(UsageError, match="is not in the dataset"):
         workflow.get_node("write").interface.run(cwd=str(tmp_path), source_file=str(head_file))
+
+
+@pytest.fixture
+def made(tmp_path, dataset, cards) -> tuple[Path, Settings, TissueFiles, LabelFiles]:
+    """An image of a dataset, and what the steps made of it."""
+    image = dataset / "sub-01/anat/sub-01_T1w.nii.gz"
+    conformed = conform_file(image, tmp_path / "conformed.nii")
+    pair = {"mask_model": cards.mask, "tissue_model": cards.tissue}
+    tissues = segment_tissues_file(conformed, image, tmp_path / "made", **pair)
+    labels = segment_labels_file(conformed, image, tmp_path / "made", model=cards.regions)
+    processing = Processing(models=(cards.mask, cards.tissue, cards.regions))
+    return image, Settings(tmp_path / "out", processing, bids_dir=dataset), tissues, labels
+
+
+def test_files_of_another_model_are_not_published(made, cards):
+    image, settings, tissues, labels = made
+    other = replace(settings.processing, models=(cards.mask, cards.tissue, cards.mask.replace("mask", "m")))
+    shutil.copy(cards.mask, cards.mask.replace("mask", "m"))
+    card = json.loads(Path(cards.mask).read_text()) | {"name": "other", "bids_label": "other"}
+    Path(cards.mask.replace("mask.json", "m.json")).write_text(json.dumps(card))
+    with pytest.raises(InputError, match="were made by made_regions, not by other"):
+        publish_image(image, replace(settings, processing=other), tissues, [labels])
+
+
+def test_files_of_other_parameters_are_not_published(made):
+    image, settings, tissues, labels = made
+    native = replace(settings, processing=replace(settings.processing, output_orientation="native"))
+    with pytest.raises(InputError, match=r"were made with \{'OutputOrientation': 'ras'\}"):
+        publish_image(image, native, tissues, [labels])
+    assert not list(settings.output_dir.rglob("*.nii.gz"))
+
+
+def test_files_of_another_person_are_not_published(made, dataset):
+    image, settings, tissues, labels = made
+    other = dataset / "sub-03/anat/sub-03_T1w.nii.gz"
+    save(other, head_voxels()[::-1].copy(), head_affine())
+    with pytest.raises(InputError, match=r"tissues\.json was not made of sub-03_T1w\.nii\.gz"):
+        publish_image(other, settings, tissues, [labels])
+    misnamed = image.with_name("sub-01_space-MNI_T1w.nii.gz")
+    shutil.copy(image, misnamed)
+    with pytest.raises(InputError, match="not that of a raw BIDS image"):
+        publish_image(misnamed, settings, tissues, [labels])
+    assert len(publish_image(image, settings, tissues, [labels])) == 6
+
+
+def test_brain_extraction_needs_a_mask_model(cards):
+    with pytest.raises(UsageError, match="cannot own the tissue maps"):
+        init_brainchop_brain_extraction_wf(mask_model=cards.regions, tissue_model=cards.tissue)
 
 
 def test_brain_extraction_gives_what_niworkflows_does(tmp_path, cards):

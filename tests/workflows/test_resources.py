@@ -57,6 +57,8 @@ def test_memory_is_that_of_machine_and_job(monkeypatch):
     assert 0.1 < free < 100_000
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "50")
     assert available_memory_gb() == pytest.approx(0.05)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")
+    assert available_memory_gb() > 0.05
 
 
 def test_memory_of_a_container_counts(monkeypatch, tmp_path):

@@ -254,7 +254,13 @@ def _add_resources(parser: argparse.ArgumentParser) -> None:
     )
     add("--omp-nthreads", type=_positive, metavar="N", help="threads of one inference; default: 4 or more")
     memory = resources.add_mutually_exclusive_group()
-    memory.add_argument("--mem-gb", "--mem_gb", type=float, metavar="GB", help="most that the run may need")
+    memory.add_argument(
+        "--mem-gb",
+        "--mem_gb",
+        type=float,
+        metavar="GB",
+        help="most for all images at a time, and for a model",
+    )
     memory.add_argument("--mem-mb", "--mem_mb", type=float, metavar="MB")
     add("--stop-on-first-crash", action="store_true", help="end the run at the first image that fails")
     add("--notrack", action="store_true", help="accepted for compatibility: nothing is ever tracked")

@@ -15,9 +15,6 @@ _ITERATIONS = (50, 50, 30, 20)
 # same on all machines; those with fewer processors take the threads in turn.
 _THREADS = 4
 
-# Share of the brain that may be brighter than the top of the 8-bit scale.
-_TOP_PERCENTILE = 99.9
-
 
 def correct_bias(voxels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Even out the bias field within a mask, and set the rest to 0.
@@ -27,21 +24,18 @@ def correct_bias(voxels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     voxels : uint8, shape (I, J, K)
         A conformed head.
     mask : bool, shape (I, J, K)
-        The brain.
+        The brain; an empty one gives an empty image.
 
     Returns
     -------
-    uint8, shape (I, J, K)
-        Scaled so that 99.9 % of the mask lie at 255 or below.
+    float32, shape (I, J, K), 0 or above
+        In grey levels of the image.
     """
+    out = np.zeros(voxels.shape, np.float32)
     box = support_box(mask)
-    if box is None:
-        return np.zeros_like(voxels)
-    head, brain = voxels[box].astype(np.float32), mask[box]
-    corrected = head / _estimate(head, brain, (1.0, 1.0, 1.0)) * brain
-    top = max(float(np.percentile(corrected[brain], _TOP_PERCENTILE)), 1.0)
-    out = np.zeros_like(voxels)
-    out[box] = np.rint(np.clip(corrected * (255 / top), 0, 255)).astype(np.uint8)
+    if box is not None:
+        head, brain = voxels[box].astype(np.float32), mask[box]
+        out[box] = head / _estimate(head, brain, (1.0, 1.0, 1.0)) * brain
     return out
 
 

@@ -1,8 +1,18 @@
 """Grey values: the scale to 8 bits of the conform, and the scalings that models were trained with."""
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
+from scipy.signal import find_peaks
 
 _HISTOGRAM_BINS = 1000
+
+# The search for the peak of white matter: bins between 0 and nearly the brightest voxel, their
+# smoothing, and how high a peak must be against the highest.
+_TOP_PERCENTILE = 99.5
+_BEYOND_TOP = 1.1
+_PEAK_BINS = 200
+_PEAK_SMOOTHING_BINS = 3
+_LOWEST_PEAK = 0.25
 
 
 def robust_range(voxels: np.ndarray, upper_fraction: float = 0.999) -> tuple[float, float]:
@@ -100,6 +110,55 @@ def scale_by_range(voxels: np.ndarray) -> np.ndarray:
     low, high = int(voxels.min()), int(voxels.max())
     table = (np.arange(256) - low) / max(high - low, 1)
     return np.asarray(table.clip(0, 1).astype(np.float32)[voxels])
+
+
+def white_matter_level(brain: np.ndarray) -> float | None:
+    """Find the grey level of white matter in an evenly lit T1-weighted brain, without labels.
+
+    Parameters
+    ----------
+    brain : real numbers, shape (N,)
+        The voxels within a brain mask, bias field corrected.
+
+    Returns
+    -------
+    float or None
+        The brightest peak of the smoothed histogram; None where there is no such
+        peak in its upper half, so that this is no T1-weighted brain or the mask is
+        wrong.
+
+    Notes
+    -----
+    Found on six T1-weighted heads (0.5 mm to 4.8 mm slices, one of them oblique):
+    grey and white matter make a peak each, or white matter alone does. On the head
+    with FreeSurfer labels the peak lies 1 % above the median of white matter.
+    """
+    top = float(np.percentile(brain, _TOP_PERCENTILE)) if brain.size else 0.0
+    if top <= 0:
+        return None
+    # Beyond the top there is room for the far side of a peak there.
+    counts, edges = np.histogram(brain, bins=_PEAK_BINS, range=(0, _BEYOND_TOP * top))
+    heights = gaussian_filter1d(counts.astype(np.float64), _PEAK_SMOOTHING_BINS, mode="constant")
+    peaks, _ = find_peaks(heights, height=_LOWEST_PEAK * heights.max())
+    centres = (edges[:-1] + edges[1:]) / 2
+    if not len(peaks) or centres[peaks[-1]] < np.median(brain):
+        return None
+    return float(centres[peaks[-1]])
+
+
+def scale_by_level(voxels: np.ndarray, level: float) -> np.ndarray:
+    """Map 0 to 0 and a grey level to 1, and clip.
+
+    Parameters
+    ----------
+    voxels : real numbers, any shape
+    level : float, above 0
+
+    Returns
+    -------
+    float32, shape of `voxels`, 0 to 1
+    """
+    return np.asarray((voxels * np.float32(1 / level)).clip(0, 1), np.float32)
 
 
 def _quantiles_of_uint8(voxels: np.ndarray, fractions: tuple[float, ...]) -> list[float]:

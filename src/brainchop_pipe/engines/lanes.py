@@ -13,9 +13,11 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,6 +30,15 @@ _PRELOAD = ["brainchop_pipe.engines.pydra_worker"]
 
 # A socket's path has at most 107 bytes, of which the server adds these to the temporary folder's.
 _LONGEST_TEMPORARY_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
+
+# An exit code can be read once, and whoever starts or looks at a process reads those of all.
+_PROCESSES = threading.Lock()
+
+# How long a process may take to end after it has closed its connection.
+_PATIENCE_SECONDS = 10.0
+
+# Folders that a relative path may name; jobs run elsewhere.
+_FOLDERS = ("BRAINCHOP_MODEL_DIR", "BRAINCHOP_MODEL_MIRROR")
 
 
 class Lane:
@@ -44,7 +55,6 @@ class Lane:
         self._process: Any = None
         self._connection: Any = None
         self._stopped = False
-        self._ending = threading.Lock()
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function in the process and wait for what it returns or raises.
@@ -78,14 +88,16 @@ class Lane:
     def _ensure_started(self) -> None:
         if self._stopped:
             raise WorkerLostError("the run was ended")
-        if self._process is not None and self._process.is_alive():
-            return
+        with _PROCESSES:
+            if self._process is not None and self._process.is_alive():
+                return
         context = _context()
         self._connection, theirs = context.Pipe()
         # All of it: the server has the environment of its own start.
-        environment = {**os.environ, **self._environment}
+        environment = {**os.environ, **_absolute_folders(), **self._environment}
         process = context.Process(target=_serve, args=(theirs, environment, _log_level()), daemon=True)
-        process.start()
+        with _PROCESSES, _nameless_main():
+            process.start()
         self._process = process
         theirs.close()
 
@@ -98,9 +110,12 @@ class Lane:
         return kind, content
 
     def _join(self) -> int | None:
-        """Wait for the process's end and give its exit code; only one thread may read that."""
-        with self._ending:
-            self._process.join()
+        """Wait for the process's end, which is near, and give its exit code."""
+        with _PROCESSES:
+            self._process.join(_PATIENCE_SECONDS)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
             code: int | None = self._process.exitcode
             return code
 
@@ -178,6 +193,28 @@ def _context() -> Any:
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" and room else "spawn")
     context.set_forkserver_preload(_PRELOAD)
     return context
+
+
+def _absolute_folders() -> dict[str, str]:
+    given = {name: os.environ[name] for name in _FOLDERS if os.environ.get(name)}
+    return {name: value if "://" in value else str(Path(value).resolve()) for name, value in given.items()}
+
+
+@contextmanager
+def _nameless_main() -> Iterator[None]:
+    """Hide the main module from processes that start: they would run a script without a guard again.
+
+    Jobs travel by cloudpickle, which takes along what is defined there.
+    """
+    main = sys.modules["__main__"]
+    hidden: dict[str, Any] = {
+        name: main.__dict__.pop(name) for name in ("__spec__", "__file__") if name in main.__dict__
+    }
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(hidden)
 
 
 def _queue(lanes: list[Lane]) -> "asyncio.Queue[Lane]":

@@ -33,7 +33,7 @@ from brainchop_pipe.file_steps import (
     segment_tissues_file,
 )
 from brainchop_pipe.versions import code_version
-from brainchop_pipe.zoo.catalog import find_model
+from brainchop_pipe.zoo.catalog import absolute_names, find_model
 
 _MODELS = ("model", "mask_model", "tissue_model")
 _RESOURCES = ("device", "threads")
@@ -45,7 +45,7 @@ class _ModelName(traits.BaseStr):
     def validate(self, owner: Any, name: str, value: Any) -> str:
         """Check that it is a text."""
         text = str(super().validate(owner, name, value))
-        return str(Path(text).resolve()) if text.endswith(".json") else text
+        return absolute_names([text])[0]
 
 
 class _StepInputSpec(BaseInterfaceInputSpec):
@@ -61,7 +61,11 @@ class _StepInputSpec(BaseInterfaceInputSpec):
     def get_hashval(self, hash_method: str | None = None) -> tuple[list[Any], str]:
         """Add what the models' cards say to what the inputs are remembered by."""
         items, digest = super().get_hashval(hash_method)
-        names = [getattr(self, name) for name in _MODELS if isdefined(getattr(self, name, traits.Undefined))]
+        given = [getattr(self, name, traits.Undefined) for name in _MODELS]
+        # A MapNode holds a list of what each of its nodes gets.
+        names = [
+            n for value in given if isdefined(value) for n in ([value] if isinstance(value, str) else value)
+        ]
         cards = "".join(find_model(name).card.model_dump_json() for name in names)
         return items, hashlib.md5((digest + cards).encode(), usedforsecurity=False).hexdigest()
 

@@ -15,7 +15,8 @@ os.environ["NO_ET"] = "1"
 
 import attrs
 from fileformats.application import Json
-from fileformats.medimage import Mgh, MghGz, Nifti1, Nifti2, NiftiGz
+from fileformats.generic import File
+from fileformats.medimage import MghGz, Nifti1, NiftiGz
 from pydra.compose import python, workflow
 from pydra.utils.hash import register_serializer
 
@@ -31,9 +32,11 @@ from brainchop_pipe.file_steps import (
 )
 from brainchop_pipe.settings import DEFAULT_MODELS
 from brainchop_pipe.versions import code_version
-from brainchop_pipe.zoo.catalog import find_model, group_names
+from brainchop_pipe.zoo.catalog import absolute_names, find_model, group_names
 
-HeadImage = Nifti1 | NiftiGz | MghGz | Mgh | Nifti2
+# What of it can be read, by content, is for `read_image` to say: links may lack a suffix, and
+# fileformats does not know all that there is.
+HeadImage = Nifti1 | NiftiGz | MghGz | File
 
 _VERSION = python.arg(
     name="version",
@@ -74,16 +77,20 @@ def _bytes_of_resource(_value: Any, _cache: Any) -> Any:
 
 def _model_name(value: Any) -> Any:
     """Mark a model's name; a card's path is made absolute, because tasks run in folders of their own."""
-    if not isinstance(value, str):
-        return value  # a field of a workflow under construction
-    return _ModelName(Path(value).resolve() if value.endswith(".json") else value)
+    if isinstance(value, str | os.PathLike):
+        return _ModelName(absolute_names([os.fspath(value)])[0])
+    if isinstance(value, list | tuple):
+        # Of a split: one for each task.
+        names = [_model_name(name) for name in value]
+        return type(value)(names) if isinstance(value, list) else names
+    return value  # a field of a workflow under construction
 
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "model": _model_name,
     "mask_model": _model_name,
     "tissue_model": _model_name,
-    "models": lambda names: [_model_name(name) for name in names] if isinstance(names, list) else names,
+    "models": _model_name,
     "device": lambda value: _Device(value) if isinstance(value, str) else value,
     "threads": lambda value: _Threads(value) if isinstance(value, int) else value,
 }

@@ -69,16 +69,14 @@ class LaneWorker(Worker):
     async def run(self, job: Any, rerun: bool = False) -> Any:
         """Run a job in the next lane that is free."""
         key = (job.name, job.state_index or 0)
-        start = time.perf_counter()
         try:
-            result = await self.lanes.run(
+            result, self.seconds[key] = await self.lanes.run(
                 _run_job, cloudpickle.dumps(job), rerun, wants_gpu=job.name in _INFERENCE
             )
         except Exception as error:
             self.finished[key] = error
             raise
         self.finished[key] = result.outputs
-        self.seconds[key] = time.perf_counter() - start
         return result
 
 
@@ -136,12 +134,13 @@ def _files(kind: Any, result: Any) -> Any:
     return kind(**{name: Path(getattr(result, name)) for name in kind._fields})
 
 
-def _run_job(payload: bytes, rerun: bool) -> Any:
-    """Run a Pydra job; this happens in a lane."""
+def _run_job(payload: bytes, rerun: bool) -> tuple[Any, float]:
+    """Run a Pydra job, and say how long it took; this happens in a lane."""
     # Pydra may leave the process in the folder of an image that is done and gone.
     os.chdir("/")
+    start = time.perf_counter()
     try:
-        return cloudpickle.loads(payload).run(rerun=rerun)
+        return cloudpickle.loads(payload).run(rerun=rerun), time.perf_counter() - start
     except Exception as error:
         raise _explained(error) from error
 

@@ -90,7 +90,8 @@ class Input(_Part):
     prepare: Literal["none", "brain"] = Field(
         "none",
         description="brain: where a mask model owns the tissue maps together with this one, what lies "
-        "outside of its mask is set to 0 and the bias field within is corrected, before the scaling",
+        "outside of its mask is set to 0, the bias field within is corrected, and the peak of white matter "
+        "is scaled to 1 in place of `intensity`",
     )
     crop: Crop | None = Field(None, description="None: the network must see the full volume")
 

@@ -62,6 +62,7 @@ def predict(
     model: bytes,
     card: ModelCard,
     *,
+    scaled: np.ndarray | None = None,
     device: Device = "auto",
     threads: int = 1,
     full_volume: bool = False,
@@ -76,6 +77,9 @@ def predict(
     model : bytes
         ONNX file of the card.
     card : ModelCard
+    scaled : float32, shape of the volume, or None
+        What the network is to see, where it was prepared already; `conformed` then
+        decides the crop alone. None: scaled as the card says.
     device, threads
         See `open_session`.
     full_volume : bool
@@ -99,11 +103,12 @@ def predict(
     box = full_box(conformed.grid.shape)
     if crop is not None and not full_volume:
         box = head_box(conformed.voxels, crop.threshold, crop.margin_voxels)
-    scaled = np.ascontiguousarray(_scale(conformed.voxels, card)[box])
+    whole = _scale(conformed.voxels, card) if scaled is None else scaled
+    inside = np.ascontiguousarray(whole[box])
     digest = card.weights.onnx_sha256
     session = open_session(model, digest, device, threads)
-    logits, session = _run(session, scaled[np.newaxis, np.newaxis], model, digest)
-    _check_output(logits, card, scaled.shape)
+    logits, session = _run(session, inside[np.newaxis, np.newaxis], model, digest)
+    _check_output(logits, card, inside.shape)
     labels = np.zeros(conformed.grid.shape, np.uint8 if len(card.output.labels) <= 256 else np.uint16)
     labels[box] = _argmax(logits[0], labels.dtype)
     probabilities = _softmax_in_place(logits[0]) if with_probabilities else None

@@ -7,6 +7,7 @@ import sys
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -166,7 +167,9 @@ def gpus_of(device: Device) -> tuple[str, ...]:
         return ()
     for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
         if variable in os.environ:
-            return tuple(name.strip() for name in os.environ[variable].split(",") if name.strip())
+            names = [name.strip() for name in os.environ[variable].split(",")]
+            # The libraries stop at the first name that is none: "-1", or "NoDevFiles" of SLURM.
+            return tuple(takewhile(lambda name: name.isdigit() or "-" in name[1:], names))
     count = _nvidia_gpus() + _amd_gpus() or int(device != "auto")
     return tuple(map(str, range(count)))
 

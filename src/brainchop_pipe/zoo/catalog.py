@@ -8,6 +8,9 @@ from pathlib import Path
 from brainchop_pipe.errors import UsageError
 from brainchop_pipe.inference.card import ModelCard, read_card
 
+# In place of the model that owns the tissue maps: none does, each model makes a label map.
+NO_TISSUE_MODEL = "none"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -83,13 +86,31 @@ def group_names(names: Iterable[str], tissue_model: str | None) -> tuple[tuple[s
     -------
     (tuple of str, tuple of str)
         The pair of mask and tissue model, empty if there is none, and the others.
+
+    Raises
+    ------
+    UsageError
+        The model that is to own the tissue maps is not among them, is no tissue model,
+        or has no mask model beside it.
     """
     unique = tuple(dict.fromkeys(names))
+    if tissue_model in unique:
+        tissue_model = find_model(str(tissue_model)).card.name
     by_card = {m.card.name: name for m, name in zip(find_models(unique), unique, strict=True)}
     groups = group_models(find_models(unique), tissue_model)
+    if tissue_model not in (None, NO_TISSUE_MODEL) and not any(len(group) == 2 for group in groups):
+        raise UsageError(
+            f"{tissue_model!r} cannot own the tissue maps: it must be a tissue model among "
+            f"{', '.join(unique)}, beside a mask model that includes CSF, such as mindgrab"
+        )
     named = [tuple(by_card[m.card.name] for m in group) for group in groups]
     pair = named[0] if named and len(named[0]) == 2 else ()
     return pair, tuple(group[0] for group in named if len(group) == 1)
+
+
+def absolute_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Make the paths of cards absolute: engines work in folders of their own."""
+    return tuple(str(Path(name).resolve()) if name.endswith(".json") else name for name in names)
 
 
 def find_models(names: tuple[str, ...]) -> tuple[Model, ...]:
