@@ -239,6 +239,8 @@ def test_interrupted_run_ends_soon_and_the_same_command_goes_on(dataset, tmp_pat
         assert np.asarray(nib.load(path).dataobj).any()
 
 
+# nibabel leaves the file of an .mgh open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_images_of_all_kinds_of_names_and_formats(run, tmp_path, head_file, cards):
     """Formats that are less common, a suffix in capitals, a link to a name without any."""
     voxels, affine = head_voxels(), head_affine()
