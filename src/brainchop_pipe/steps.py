@@ -82,9 +82,9 @@ class Brain:
     mask : Volume
         uint8: 255 within the brain, else 0.
     scaled : float32, shape of the mask, 0 to 1
-        White matter is near 1; 0 outside of the mask.
+        0 outside of the mask.
     white_matter : float
-        Grey level of the conformed image that became 1, after the bias correction.
+        Its grey level in the conformed image, after the bias correction.
     """
 
     mask: Volume
@@ -164,16 +164,13 @@ def segment_tissues(
     preparations = {}
     if wants_brain(tissue_model.model, processing):
         with clock.stage(f"prepare {tissue_model.card.name}"):
-            brain = extract_brain(conformed, mask)
+            brain = extract_brain(conformed, mask, tissue_model.card.input.white_matter)
         if brain is None:
             notes = (
                 f"White matter makes no peak within the mask, so {tissue_model.card.name} saw {_WHOLE}.",
             )
         else:
-            preparations[tissue_model.card.name] = (
-                f"mask of {mask_model.card.name}, N4 bias correction within it, white matter (grey level "
-                f"{brain.white_matter:.1f} of the conformed image) scaled to 1"
-            )
+            preparations[tissue_model.card.name] = _describe(brain, mask_model.card, tissue_model.card)
     with clock.stage(f"infer {tissue_model.card.name}"):
         tissue = run_model(conformed, tissue_model, processing, brain)
     with clock.stage(f"write {tissue_model.card.name}"):
@@ -227,8 +224,8 @@ def run_model(
     return post_filter(prediction, card)
 
 
-def extract_brain(conformed: Volume, mask: Prediction) -> Brain | None:
-    """Correct the bias field within a mask, and bring white matter to 1.
+def extract_brain(conformed: Volume, mask: Prediction, white_matter: float = 1.0) -> Brain | None:
+    """Correct the bias field within a mask, and bring white matter to a level; what is above 1 is cut off.
 
     Returns
     -------
@@ -242,7 +239,7 @@ def extract_brain(conformed: Volume, mask: Prediction) -> Brain | None:
     if level is None:
         return None
     shown = Volume(inside.astype(np.uint8) * 255, conformed.grid)
-    return Brain(shown, scale_by_level(corrected, level), level)
+    return Brain(shown, scale_by_level(corrected, level / white_matter), level)
 
 
 def wants_brain(model: Model, processing: Processing) -> bool:
@@ -305,6 +302,13 @@ def _record(
         started=clock.started,
         ended=utc_now(),
         peak_memory_mb=peak_memory_mb(),
+    )
+
+
+def _describe(brain: Brain, mask_card: ModelCard, card: ModelCard) -> str:
+    return (
+        f"mask of {mask_card.name}, N4 bias correction within it, white matter (grey level "
+        f"{brain.white_matter:.1f} of the conformed image) scaled to {card.input.white_matter}"
     )
 
 

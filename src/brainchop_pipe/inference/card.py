@@ -91,8 +91,9 @@ class Input(_Part):
         "none",
         description="brain: where a mask model owns the tissue maps together with this one, what lies "
         "outside of its mask is set to 0, the bias field within is corrected, and the peak of white matter "
-        "is scaled to 1 in place of `intensity`",
+        "is scaled to `white_matter`, in place of `intensity`",
     )
+    white_matter: float = Field(1.0, gt=0, le=2, description="Where a prepared brain has its white matter")
     crop: Crop | None = Field(None, description="None: the network must see the full volume")
 
 
