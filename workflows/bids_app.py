@@ -178,7 +178,8 @@ def _on_signal(interrupt: Callable[["asyncio.Task[None]"], None]) -> Iterator[No
     finally:
         for number, handler in before.items():
             loop.remove_signal_handler(number)
-            signal.signal(number, handler)
+            # None: somebody's handler that Python does not know.
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _check_current_folder() -> None:

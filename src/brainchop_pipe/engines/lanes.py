@@ -100,6 +100,9 @@ class Lane:
             process.start()
         self._process = process
         theirs.close()
+        if self._stopped:
+            # `stop` came while it started, and did not see it.
+            process.kill()
 
     def _receive(self) -> tuple[str, Any]:
         """Take the next message; what a process sent before it died still counts."""

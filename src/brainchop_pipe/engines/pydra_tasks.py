@@ -34,8 +34,8 @@ from brainchop_pipe.settings import DEFAULT_MODELS
 from brainchop_pipe.versions import code_version
 from brainchop_pipe.zoo.catalog import absolute_names, find_model, group_names
 
-# What of it can be read, by content, is for `read_image` to say: links may lack a suffix, and
-# fileformats does not know all that there is.
+# `read_image` says what can be read. Any file may come that far: a link's target may have no
+# suffix, and fileformats does not recognise NIfTI-2 and MGH.
 HeadImage = Nifti1 | NiftiGz | MghGz | File
 
 _VERSION = python.arg(
