@@ -17,7 +17,7 @@ from brainchop_pipe.workflows.suitability import cannot_be_named
 from brainchop_pipe.workflows.work_folder import work_folder
 
 from brainchop_pipe.bids.dataset import check_dataset, find_images
-from brainchop_pipe.bids.derivatives import check_tissue_model, write_dataset_files
+from brainchop_pipe.bids.derivatives import write_dataset_files
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.bids.provenance import code_record
 from brainchop_pipe.bids.publish import prepare_output_dir
@@ -25,7 +25,7 @@ from brainchop_pipe.engines.lanes import Lanes
 from brainchop_pipe.errors import UsageError
 from brainchop_pipe.inference.session import gpus_of
 from brainchop_pipe.settings import Settings
-from brainchop_pipe.zoo.catalog import Model, find_models
+from brainchop_pipe.zoo.catalog import Model, check_tissue_model, find_models
 from brainchop_pipe.zoo.fetch import ModelStore
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from brainchop_pipe.bids.provenance import (
 from brainchop_pipe.bids.publish import Derivative, prepare_output_dir, publish
 from brainchop_pipe.errors import InputError, OutputError, UsageError
 from brainchop_pipe.file_steps import LabelFiles, TissueFiles
-from brainchop_pipe.record import StepRecord
+from brainchop_pipe.record import InputDigests, StepRecord
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.zoo.catalog import find_models
@@ -69,23 +69,12 @@ def publish_product(
     OutputError
         See `publish`.
     """
-    try:
-        # The last file is the record.
-        *contents, text = [path.read_bytes() for path in files]
-    except OSError as error:
-        raise OutputError(
-            f"{Path(str(error.filename)).name} was lost before it was in its place ({error.strerror}); "
-            "check the work folder and run again"
-        ) from error
-    record = StepRecord.model_validate_json(text)
-    if record.digests is None:
-        raise InputError(
-            f"the conformed image of {source.name} does not say what it was made of; use Conform"
-        )
-    if record.digests.size != state.size:
-        raise InputError(f"{source.name} changed while it was worked on; run again")
+    contents, record = _read_files(files)
     _check_fits(record, product, settings)
-    input_ = input_record(source.uri, state, record.digests)
+    digests = _digests(record, source)
+    if digests.size != state.size:
+        raise InputError(f"{source.name} changed while it was worked on; run again")
+    input_ = input_record(source.uri, state, digests)
     provenance = _provenance(product, record, input_, settings)
     if conform_seconds is not None:
         provenance["StageSeconds"] = {"conform": round(conform_seconds, 2), **provenance["StageSeconds"]}
@@ -130,8 +119,8 @@ def publish_image(
         raise InputError(reason)
     digest = sha256_of_file(path)
     for files in made:
-        digests = read_record(files).digests
-        if digests is None or digests.sha256 != digest:
+        _, record = _read_files(files)
+        if _digests(record, source).sha256 != digest:
             raise InputError(
                 f"{files.record.name} was not made of {source.name}; give the image that it is of"
             )
@@ -141,9 +130,26 @@ def publish_image(
     return [settings.output_dir / file for product in products for file in product.files(source).values()]
 
 
-def read_record(files: StepFiles) -> StepRecord:
-    """Read what a step said of itself."""
-    return StepRecord.model_validate_json(files.record.read_bytes())
+def _read_files(files: StepFiles) -> tuple[list[bytes], StepRecord]:
+    """Read a step's images, in their order, and what it said of itself."""
+    try:
+        # The last file is the record.
+        *contents, text = [path.read_bytes() for path in files]
+    except OSError as error:
+        raise OutputError(
+            f"{Path(str(error.filename)).name} was lost before it was in its place ({error.strerror}); "
+            "check the work folder and run again"
+        ) from error
+    return contents, StepRecord.model_validate_json(text)
+
+
+def _digests(record: StepRecord, source: Source) -> InputDigests:
+    """Give what a step's image was made of."""
+    if record.digests is None:
+        raise InputError(
+            f"the conformed image of {source.name} does not say what it was made of; use Conform"
+        )
+    return record.digests
 
 
 def _check_fits(record: StepRecord, product: Product, settings: Settings) -> None:

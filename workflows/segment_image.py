@@ -36,8 +36,8 @@ class Outcome:
         "done"; "complete": it was there already; "skipped": not meant for this
         image; "failed".
     seconds : float
-        Of this model's inference and, for the last model of a product, the way back to
-        the image's grid.
+        Of this model's preparation and inference and, for the last model of a product,
+        the way back to the image's grid.
     reason : str
         Why it was skipped or failed; notes on the image when done.
     """
@@ -191,7 +191,7 @@ class _ImageWork:
                 self.source,
                 name,
                 status,
-                sum(spent.get(f"{stage} {name}", 0.0) for stage in ("infer", "write")),
+                sum(spent.get(f"{stage} {name}", 0.0) for stage in ("prepare", "infer", "write")),
                 reason,
             )
             for name in names

@@ -91,16 +91,16 @@ def init_brainchop_segment_wf(
         tissues = add(interface, "tissues", *pair)
         outputs = [*zip(_TISSUES, _TISSUES, strict=True), ("record", "tissue_record")]
         workflow.connect([(tissues, outputnode, outputs)])
-    if singles:
-        labels = pe.Node(niu.Merge(len(singles)), name="labels")
-        records = pe.Node(niu.Merge(len(singles)), name="label_records")
-        for place, model in enumerate(singles, start=1):
-            interface = SegmentLabels(model=model, interpolation=interpolation, **common)
-            node = add(interface, f"segment_{find_model(model).card.bids_label}", model)
-            workflow.connect([(node, labels, [("labels", f"in{place}")])])
-            workflow.connect([(node, records, [("record", f"in{place}")])])
-        workflow.connect([(labels, outputnode, [("out", "labels")])])
-        workflow.connect([(records, outputnode, [("out", "label_records")])])
+    nodes = [
+        add(
+            SegmentLabels(model=model, interpolation=interpolation, **common),
+            f"segment_{find_model(model).card.bids_label}",
+            model,
+        )
+        for model in singles
+    ]
+    for output, field in (("labels", "labels"), ("record", "label_records")):
+        _merge(workflow, nodes, output, outputnode, field)
     return workflow
 
 
@@ -227,3 +227,11 @@ def init_brainchop_brain_extraction_wf(
         ]
     )
     return workflow
+
+
+def _merge(workflow: Any, nodes: list[Any], output: str, outputnode: Any, field: str) -> None:
+    """Bring an output of several nodes together in a list; without nodes the list stays undefined."""
+    if nodes:
+        merge = pe.Node(niu.Merge(len(nodes)), name=field)
+        links = [(node, merge, [(output, f"in{place}")]) for place, node in enumerate(nodes, start=1)]
+        workflow.connect([*links, (merge, outputnode, [("out", field)])])

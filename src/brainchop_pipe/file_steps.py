@@ -9,6 +9,7 @@ again what a power cut takes.
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from brainchop_pipe.core.bias import bias_field
 from brainchop_pipe.core.conform import LabelInterpolation, restore_labels
 from brainchop_pipe.core.grid import Volume, is_conformed
 from brainchop_pipe.errors import InputError, OutputError
-from brainchop_pipe.headers import AffineChoice, Placement
+from brainchop_pipe.headers import AffineChoice, Place, Placement
 from brainchop_pipe.images import Image, image_bytes, read_image, read_place
 from brainchop_pipe.inference.predict import filter_labels, predict
 from brainchop_pipe.inference.session import Device
@@ -179,11 +180,9 @@ def restore_file(
     Path
         `out_file`.
     """
-    labels = _read_conformed(in_file).volume
-    place = read_place(reference, prefer_affine)
-    grid = output_grid(place.grid, orientation)
-    restored = restore_labels(labels, grid, interpolation)
-    return _write(out_file, Volume(restored, grid), place.placement, labels=True)
+    labels, target = _read_conformed(in_file).volume, _target(reference, prefer_affine, orientation)
+    restored = restore_labels(labels, target.grid, interpolation)
+    return _write(out_file, Volume(restored, target.grid), target.placement, labels=True)
 
 
 def segment_labels_file(
@@ -237,13 +236,12 @@ def segment_labels_file(
         device=device,
         threads=threads,
     )
-    image, place = _read_conformed(in_file), read_place(reference, prefer_affine)
-    grid = output_grid(place.grid, orientation)
+    image, target = _read_conformed(in_file), _target(reference, prefer_affine, orientation)
     ready = load_model(model)
-    result = segment_labels(image.volume, grid, ready, processing)
+    result = segment_labels(image.volume, target.grid, ready, processing)
     name = f"seg-{ready.card.bids_label}"
     paths = [out_dir / f"{name}.nii.gz"]
-    return LabelFiles(*_write_all(paths, out_dir / f"{name}.json", result, image, place.placement))
+    return LabelFiles(*_write_all(paths, out_dir / f"{name}.json", result, image, target.placement))
 
 
 def segment_tissues_file(
@@ -300,12 +298,11 @@ def segment_tissues_file(
         device=device,
         threads=threads,
     )
-    image, place = _read_conformed(in_file), read_place(reference, prefer_affine)
-    grid = output_grid(place.grid, orientation)
+    image, target = _read_conformed(in_file), _target(reference, prefer_affine, orientation)
     models = load_model(mask_model), load_model(tissue_model)
-    result = segment_tissues(image.volume, grid, *models, processing)
+    result = segment_tissues(image.volume, target.grid, *models, processing)
     paths = [out_dir / f"{name}.nii.gz" for name in result.maps]
-    return TissueFiles(*_write_all(paths, out_dir / "tissues.json", result, image, place.placement))
+    return TissueFiles(*_write_all(paths, out_dir / "tissues.json", result, image, target.placement))
 
 
 def correct_bias_file(
@@ -355,6 +352,12 @@ def load_model(name: str) -> ReadyModel:
     """Find a model by name or card, and load its ONNX file from the cache, or fetch it."""
     model = find_model(name)
     return ReadyModel(model, ModelStore.from_environment().load(model))
+
+
+def _target(reference: Path, prefer_affine: AffineChoice | None, orientation: Orientation) -> Place:
+    """Give the place of an image's outputs."""
+    place = read_place(reference, prefer_affine)
+    return replace(place, grid=output_grid(place.grid, orientation))
 
 
 def _read_conformed(path: Path) -> Image:

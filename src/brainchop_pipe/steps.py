@@ -159,18 +159,12 @@ def segment_tissues(
     clock = Clock()
     with clock.stage(f"infer {mask_model.card.name}"):
         mask = run_model(conformed, mask_model, processing)
-    brain = None
+    brain: Brain | None = None
     notes: tuple[str, ...] = ()
-    preparations = {}
+    preparations: dict[str, str] = {}
     if wants_brain(tissue_model.model, processing):
         with clock.stage(f"prepare {tissue_model.card.name}"):
-            brain = extract_brain(conformed, mask, tissue_model.card.input.white_matter)
-        if brain is None:
-            notes = (
-                f"White matter makes no peak within the mask, so {tissue_model.card.name} saw {_WHOLE}.",
-            )
-        else:
-            preparations[tissue_model.card.name] = _describe(brain, mask_model.card, tissue_model.card)
+            brain, notes, preparations = _prepare_for(tissue_model.card, conformed, mask, mask_model.card)
     with clock.stage(f"infer {tissue_model.card.name}"):
         tissue = run_model(conformed, tissue_model, processing, brain)
     with clock.stage(f"write {tissue_model.card.name}"):
@@ -305,11 +299,18 @@ def _record(
     )
 
 
-def _describe(brain: Brain, mask_card: ModelCard, card: ModelCard) -> str:
-    return (
+def _prepare_for(
+    card: ModelCard, conformed: Volume, mask: Prediction, mask_card: ModelCard
+) -> tuple[Brain | None, tuple[str, ...], dict[str, str]]:
+    """Give what a model is to see in place of the head, notes, and what was done, by the model's name."""
+    brain = extract_brain(conformed, mask, card.input.white_matter)
+    if brain is None:
+        return None, (f"White matter makes no peak within the mask, so {card.name} saw {_WHOLE}.",), {}
+    done = (
         f"mask of {mask_card.name}, N4 bias correction within it, white matter (grey level "
         f"{brain.white_matter:.1f} of the conformed image) scaled to {card.input.white_matter}"
     )
+    return brain, (), {card.name: done}
 
 
 def _without(processing: Processing, name: str) -> dict[str, Any]:

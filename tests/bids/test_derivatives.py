@@ -4,7 +4,6 @@ from pathlib import PurePosixPath
 import pytest
 
 from brainchop_pipe.bids.derivatives import (
-    check_tissue_model,
     label_table,
     plan_products,
     sidecar_metadata,
@@ -12,7 +11,7 @@ from brainchop_pipe.bids.derivatives import (
 )
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.errors import UsageError
-from brainchop_pipe.zoo.catalog import find_models
+from brainchop_pipe.zoo.catalog import check_tissue_model, find_models
 from conftest import make_card
 
 T1W = Source(PurePosixPath("sub-1/anat"), "sub-1_T1w.nii.gz", "bids:raw:x", "sub-1", (("sub", "1"),), "T1w")

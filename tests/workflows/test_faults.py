@@ -86,6 +86,12 @@ def test_killed_worker_takes_only_its_own_image(settings, undisturbed, break_wor
     assert images(settings) == undisturbed
 
 
+def test_images_at_the_same_time_give_the_same_bytes(settings, undisturbed):
+    together = replace(settings, nprocs=3, omp_nthreads=1)
+    assert all("done" in status for status in run(together).values())
+    assert images(together) == undisturbed
+
+
 def test_one_corrupt_image_of_eight(make_dataset, settings):
     make_dataset(*(f"sub-1{n}/anat/sub-1{n}_T1w.nii.gz" for n in range(5)))
     bad = settings.bids_dir / "sub-02/anat/sub-02_T1w.nii.gz"

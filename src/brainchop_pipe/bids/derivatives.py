@@ -15,7 +15,6 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from brainchop_pipe.bids.names import Source
-from brainchop_pipe.errors import UsageError
 from brainchop_pipe.storage import write_if_changed
 from brainchop_pipe.zoo.catalog import Model, group_models
 
@@ -98,26 +97,6 @@ def plan_products(models: tuple[Model, ...], tissue_model: str | None) -> tuple[
         Name of the one that owns the tissue set; None: the first that can.
     """
     return tuple(Product(group) for group in group_models(models, tissue_model))
-
-
-def check_tissue_model(models: tuple[Model, ...], tissue_model: str | None) -> None:
-    """Refuse an owner of the tissue set that cannot be one.
-
-    Raises
-    ------
-    UsageError
-        The model is not among those of the run, is no tissue model, or has no mask
-        model beside it.
-    """
-    if tissue_model is None:
-        return
-    if not any(p.is_tissue_set for p in plan_products(models, tissue_model)):
-        tissues = [m.card.name for m in models if m.card.output.role == "tissue"]
-        raise UsageError(
-            f"--tissue-model {tissue_model} cannot own the tissue maps: it must be one of the run's tissue "
-            f"models ({', '.join(tissues) or 'there is none'}), and the run needs a mask model that "
-            "includes CSF, such as mindgrab"
-        )
 
 
 def sidecar_metadata(content: Content, source: Source, product: Product) -> dict[str, Any]:

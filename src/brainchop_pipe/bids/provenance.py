@@ -1,7 +1,7 @@
 """How a file came about: what its sidecar must be able to answer.
 
-Nothing here may hold an absolute path, a user's or a host's name. Times by stage and
-peak memory are those of the process so far, earlier models of the image included.
+Nothing here may hold an absolute path, a user's or a host's name. Peak memory is that of
+the working process so far, earlier images included.
 """
 
 import hashlib

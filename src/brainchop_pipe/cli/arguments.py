@@ -252,7 +252,12 @@ def _add_resources(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processors that the run may use",
     )
-    add("--omp-nthreads", type=_positive, metavar="N", help="threads of one inference; default: 4 or more")
+    add(
+        "--omp-nthreads",
+        type=_positive,
+        metavar="N",
+        help="threads of one inference; default: the processors, shared by images at a time, 4 or more each",
+    )
     memory = resources.add_mutually_exclusive_group()
     memory.add_argument(
         "--mem-gb",

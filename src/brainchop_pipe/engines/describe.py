@@ -3,10 +3,15 @@
 import inspect
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 # Where a step writes to is the engine's business.
-_PLACES = ("out_file", "out_dir")
+PLACES = ("out_file", "out_dir")
+
+# Parameters that name a model, and those that are resources: no part of what a result is of.
+MODELS = ("model", "mask_model", "tissue_model")
+RESOURCES = ("device", "threads")
 
 Step = Callable[..., Any]
 
@@ -14,7 +19,18 @@ Step = Callable[..., Any]
 def parameters(step: Step) -> dict[str, inspect.Parameter]:
     """Give the parameters of a step that an engine offers, in order."""
     signature = inspect.signature(step)
-    return {name: p for name, p in signature.parameters.items() if name not in _PLACES}
+    return {name: p for name, p in signature.parameters.items() if name not in PLACES}
+
+
+def with_paths(step: Step, given: dict[str, Any]) -> dict[str, Any]:
+    """Give a step's arguments with files as paths, whatever an engine calls a file."""
+    files = {name for name, parameter in parameters(step).items() if is_file(parameter)}
+    return {name: Path(given[name]) if name in files else given[name] for name in parameters(step)}
+
+
+def is_file(parameter: inspect.Parameter) -> bool:
+    """Tell whether a parameter is a file to read."""
+    return parameter.annotation is Path
 
 
 def choices(parameter: inspect.Parameter) -> tuple[Any, ...]:

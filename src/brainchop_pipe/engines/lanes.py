@@ -143,17 +143,12 @@ class Lanes:
     gpus : tuple of str
         Names of the GPUs as ``CUDA_VISIBLE_DEVICES`` has them. Jobs that want a GPU
         run in the one process that each has; without any, anywhere.
-    environment : dict
-        Variables for all processes.
     """
 
-    def __init__(
-        self, count: int, gpus: tuple[str, ...] = (), environment: dict[str, str] | None = None
-    ) -> None:
-        common = environment or {}
-        plain = [Lane(common) for _ in range(count)]
+    def __init__(self, count: int, gpus: tuple[str, ...] = ()) -> None:
+        plain = [Lane({}) for _ in range(count)]
         # Names of NVIDIA's and AMD's libraries for the same thing.
-        on_gpu = [Lane(common | {"CUDA_VISIBLE_DEVICES": gpu, "HIP_VISIBLE_DEVICES": gpu}) for gpu in gpus]
+        on_gpu = [Lane({"CUDA_VISIBLE_DEVICES": gpu, "HIP_VISIBLE_DEVICES": gpu}) for gpu in gpus]
         self._lanes = plain + on_gpu
         self._threads = ThreadPoolExecutor(len(self._lanes), thread_name_prefix="lane")
         self._idle = _queue(plain)

@@ -22,7 +22,16 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from brainchop_pipe.engines.describe import Step, choices, descriptions, parameters
+from brainchop_pipe.engines.describe import (
+    MODELS,
+    RESOURCES,
+    Step,
+    choices,
+    descriptions,
+    is_file,
+    parameters,
+    with_paths,
+)
 from brainchop_pipe.file_steps import (
     conform_file,
     correct_bias_file,
@@ -34,9 +43,6 @@ from brainchop_pipe.file_steps import (
 )
 from brainchop_pipe.versions import code_version
 from brainchop_pipe.zoo.catalog import absolute_names, find_model
-
-_MODELS = ("model", "mask_model", "tissue_model")
-_RESOURCES = ("device", "threads")
 
 
 class _ModelName(traits.BaseStr):
@@ -61,7 +67,7 @@ class _StepInputSpec(BaseInterfaceInputSpec):
     def get_hashval(self, hash_method: str | None = None) -> tuple[list[Any], str]:
         """Add what the models' cards say to what the inputs are remembered by."""
         items, digest = super().get_hashval(hash_method)
-        given = [getattr(self, name, traits.Undefined) for name in _MODELS]
+        given = [getattr(self, name, traits.Undefined) for name in MODELS]
         # A MapNode holds a list of what each of its nodes gets.
         names = [
             n for value in given if isdefined(value) for n in ([value] if isinstance(value, str) else value)
@@ -86,10 +92,7 @@ class _StepInterface(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         step = type(self).step
-        given = {name: getattr(self.inputs, name) for name in parameters(step)}
-        for name, parameter in parameters(step).items():
-            if parameter.annotation is Path:
-                given[name] = Path(given[name])
+        given = with_paths(step, {name: getattr(self.inputs, name) for name in parameters(step)})
         place = Path(runtime.cwd) / self.place
         if self.place != ".":
             self._results["out_file"] = str(step(**given, out_file=place))
@@ -107,7 +110,7 @@ def _inputs(step: Step) -> type:
         about: dict[str, Any] = {"desc": help_texts[name], "mandatory": parameter.default is parameter.empty}
         if not about["mandatory"]:
             about["usedefault"] = True
-        if name in _RESOURCES:
+        if name in RESOURCES:
             about["nohash"] = True
         fields[name] = _trait(name, parameter, about)
     return type("InputSpec", (_StepInputSpec,), fields)
@@ -115,9 +118,9 @@ def _inputs(step: Step) -> type:
 
 def _trait(name: str, parameter: Any, about: dict[str, Any]) -> Any:
     allowed = choices(parameter)
-    if parameter.annotation is Path:
+    if is_file(parameter):
         return File(exists=True, **about)
-    if name in _MODELS:
+    if name in MODELS:
         return _ModelName(**about)
     if allowed:
         return traits.Enum(parameter.default, list(allowed), **about)

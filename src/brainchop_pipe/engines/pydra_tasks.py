@@ -20,7 +20,16 @@ from fileformats.medimage import MghGz, Nifti1, NiftiGz
 from pydra.compose import python, workflow
 from pydra.utils.hash import register_serializer
 
-from brainchop_pipe.engines.describe import Step, choices, descriptions, parameters
+from brainchop_pipe.engines.describe import (
+    MODELS,
+    PLACES,
+    Step,
+    choices,
+    descriptions,
+    is_file,
+    parameters,
+    with_paths,
+)
 from brainchop_pipe.file_steps import (
     conform_file,
     correct_bias_file,
@@ -87,10 +96,7 @@ def _model_name(value: Any) -> Any:
 
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
-    "model": _model_name,
-    "mask_model": _model_name,
-    "tissue_model": _model_name,
-    "models": _model_name,
+    **dict.fromkeys((*MODELS, "models"), _model_name),
     "device": lambda value: _Device(value) if isinstance(value, str) else value,
     "threads": lambda value: _Threads(value) if isinstance(value, int) else value,
 }
@@ -104,7 +110,6 @@ _SHARED_OPTIONS = (
     "threads",
     "version",
 )
-_IMAGES = ("in_file", "reference", "mask")
 
 
 def _inputs(step: Step) -> dict[str, Any]:
@@ -115,7 +120,7 @@ def _inputs(step: Step) -> dict[str, Any]:
         given: dict[str, Any] = {"help": help_texts[name]}
         if parameter.default is not parameter.empty:
             given["default"] = parameter.default
-        if name in _IMAGES:
+        if is_file(parameter):
             given["type"] = HeadImage
         elif allowed := choices(parameter):
             given["type"] = str | None if None in allowed else str
@@ -130,11 +135,8 @@ def _inputs(step: Step) -> dict[str, Any]:
 
 def _call(step: Step, given: dict[str, Any], place: str) -> Any:
     """Run a step in the task's own folder, which is the current one."""
-    plain = {name: Path(value) if name in _IMAGES else value for name, value in given.items()}
-    del plain["version"]
-    names = ("out_file", "out_dir")
-    target = next(name for name in names if name in step.__annotations__)
-    return step(**plain, **{target: Path.cwd() / place})
+    target = next(name for name in PLACES if name in step.__annotations__)
+    return step(**with_paths(step, given), **{target: Path.cwd() / place})
 
 
 def _task(step: Step, outputs: dict[str, Any]) -> Any:

@@ -79,6 +79,26 @@ def group_models(models: tuple[Model, ...], tissue_model: str | None) -> tuple[t
     return ((mask, tissue), *((m,) for m in models if m not in (mask, tissue)))
 
 
+def check_tissue_model(models: tuple[Model, ...], tissue_model: str | None) -> None:
+    """Refuse an owner of the tissue maps that cannot be one.
+
+    Raises
+    ------
+    UsageError
+        The model is not among those of the run, is no tissue model, or has no mask
+        model beside it.
+    """
+    if tissue_model is None:
+        return
+    if not any(len(group) == 2 for group in group_models(models, tissue_model)):
+        tissues = [m.card.name for m in models if m.card.output.role == "tissue"]
+        raise UsageError(
+            f"--tissue-model {tissue_model} cannot own the tissue maps: it must be one of the run's tissue "
+            f"models ({', '.join(tissues) or 'there is none'}), and the run needs a mask model that "
+            "includes CSF, such as mindgrab"
+        )
+
+
 def group_names(names: Iterable[str], tissue_model: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Group models as `group_models` does, by the names that they were asked for with.
 
@@ -90,19 +110,16 @@ def group_names(names: Iterable[str], tissue_model: str | None) -> tuple[tuple[s
     Raises
     ------
     UsageError
-        The model that is to own the tissue maps is not among them, is no tissue model,
-        or has no mask model beside it.
+        See `check_tissue_model`.
     """
     unique = tuple(dict.fromkeys(names))
     if tissue_model in unique:
         tissue_model = find_model(str(tissue_model)).card.name
-    by_card = {m.card.name: name for m, name in zip(find_models(unique), unique, strict=True)}
-    groups = group_models(find_models(unique), tissue_model)
-    if tissue_model not in (None, NO_TISSUE_MODEL) and not any(len(group) == 2 for group in groups):
-        raise UsageError(
-            f"{tissue_model!r} cannot own the tissue maps: it must be a tissue model among "
-            f"{', '.join(unique)}, beside a mask model that includes CSF, such as mindgrab"
-        )
+    models = find_models(unique)
+    if tissue_model != NO_TISSUE_MODEL:
+        check_tissue_model(models, tissue_model)
+    groups = group_models(models, tissue_model)
+    by_card = {m.card.name: name for m, name in zip(models, unique, strict=True)}
     named = [tuple(by_card[m.card.name] for m in group) for group in groups]
     pair = named[0] if named and len(named[0]) == 2 else ()
     return pair, tuple(group[0] for group in named if len(group) == 1)
