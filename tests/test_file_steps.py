@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from brainchop_pipe.core.grid import Grid, is_conformed
-from brainchop_pipe.errors import InputError, OutputError
+from brainchop_pipe.errors import InputError, OutputError, UsageError
 from brainchop_pipe.file_steps import (
     conform_file,
     correct_bias_file,
+    extract_brain_file,
     infer_file,
     load_model,
     post_filter_file,
@@ -42,7 +43,7 @@ def test_file_steps_and_array_steps_give_the_same_labels(tmp_path, head_file, ca
     raw = infer_file(conformed, tmp_path / "r.nii", model=cards.regions)
     filtered = post_filter_file(raw, tmp_path / "f.nii", model=cards.regions)
     volume = prepare(head_file).conformed.volume
-    prediction = run_model(volume, load_model(cards.regions), Processing())
+    prediction, _ = run_model((volume,), load_model(cards.regions), Processing(), None)
     np.testing.assert_array_equal(np.asarray(nib.load(filtered).dataobj), prediction.labels.voxels)
 
 
@@ -92,13 +93,14 @@ def test_labels_of_one_go_are_those_of_the_single_steps(tmp_path, head_file, car
 
 def test_record_says_what_the_image_was_and_where_models_ran(tmp_path, head_file, cards):
     conformed = conform_file(head_file, tmp_path / "c.nii")
-    files = segment_tissues_file(
-        conformed, head_file, tmp_path, mask_model=cards.mask, tissue_model=cards.tissue
-    )
+    brain = extract_brain_file(conformed, tmp_path, mask_model=cards.mask)
+    files = segment_tissues_file(conformed, head_file, *brain, tmp_path, tissue_model=cards.tissue)
     record = StepRecord.model_validate_json(files.record.read_text())
     assert record.digests.sha256 == sha256_of_file(head_file)
-    assert list(record.executions) == ["made_mask", "made_tissue"]
-    assert {"infer made_mask", "infer made_tissue", "write made_tissue"} == record.seconds.keys()
+    assert list(record.executions) == ["made_tissue"]
+    assert record.brain.mask_model == "made_mask"
+    stages = {"infer made_mask", "prepare brain", "infer made_tissue", "write made_tissue"}
+    assert stages == record.seconds.keys()
     assert set(record.volumes_mm3) == {"1", "2", "3"}
 
 
@@ -134,6 +136,38 @@ def test_full_disk_is_named(tmp_path, head_file, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("brainchop_pipe.file_steps.write_whole", full)
+    monkeypatch.setattr("brainchop_pipe.step_files.write_whole", full)
     with pytest.raises(OutputError, match=r"c\.nii cannot be written \(No space left.*free space"):
         conform_file(head_file, tmp_path / "c.nii")
+
+
+def test_given_mask_takes_the_place_of_the_models(tmp_path, head_file, cards):
+    inside = head_voxels() >= 500
+    inside[:22] = False  # the left half is missing, which no model would say
+    mask = save(tmp_path / "mine.nii.gz", inside.astype(np.uint8), head_affine())
+    conformed = conform_file(head_file, tmp_path / "c.nii")
+    brain = extract_brain_file(conformed, tmp_path, given_mask=mask)
+    files = segment_tissues_file(conformed, head_file, *brain, tmp_path / "t", tissue_model=cards.tissue)
+    record = StepRecord.model_validate_json(files.record.read_text())
+    np.testing.assert_array_equal(load(files.mask), inside)
+    assert record.brain.mask_model is None
+    assert record.brain.mask_sha256 == sha256_of_file(mask)
+
+
+def test_empty_mask_is_refused(tmp_path, head_file):
+    mask = save(tmp_path / "mine.nii.gz", np.zeros((20, 20, 20), np.uint8), head_affine())
+    conformed = conform_file(head_file, tmp_path / "c.nii")
+    with pytest.raises(InputError, match=r"mask mine\.nii\.gz is empty"):
+        extract_brain_file(conformed, tmp_path, given_mask=mask)
+
+
+def test_brain_files_of_others_are_refused(tmp_path, head_file, cards):
+    conformed = conform_file(head_file, tmp_path / "c.nii")
+    with pytest.raises(InputError, match="does not say how it was made"):
+        segment_tissues_file(conformed, head_file, conformed, conformed, tmp_path, tissue_model=cards.tissue)
+
+
+def test_brain_must_be_given_to_models_that_want_it(tmp_path, head_file, cards):
+    conformed = conform_file(head_file, tmp_path / "c.nii")
+    with pytest.raises(UsageError, match=r"is to see the brain alone.*give the mask and the brain"):
+        segment_labels_file(conformed, head_file, tmp_path, model=cards.regions, prepare="mask")

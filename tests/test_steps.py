@@ -8,24 +8,30 @@ from scipy import ndimage
 from brainchop_pipe.core.tissue import TissueMaps
 from brainchop_pipe.errors import InputError
 from brainchop_pipe.file_steps import load_model
+from brainchop_pipe.preparation import what_model_sees
 from brainchop_pipe.settings import Processing
 from brainchop_pipe.steps import (
     check_tissue_share,
-    extract_brain,
+    find_brain,
     prepare,
     run_model,
+    segment_labels,
     segment_tissues,
     tissue_probabilities,
-    wants_brain,
 )
 from brainchop_pipe.zoo.catalog import find_model
+from brainchop_pipe.zoo.plan import plan_models, preparing_of
 from conftest import head_affine, head_voxels, make_card, save
 
 WANTS_BRAIN = {"intensity": {"method": "minmax"}, "prepare": "brain"}
 
 
-def run(prepared, card, **kwargs):
-    return run_model(prepared.conformed.volume, load_model(card), Processing(), **kwargs)
+def run(prepared, card, brain=None, **processing):
+    return run_model((prepared.conformed.volume,), load_model(card), Processing(**processing), brain)[0]
+
+
+def brain_of(prepared, card, *, correct=True):
+    return find_brain(prepared.conformed.volume, load_model(card), Processing(), correct=correct)
 
 
 def test_image_in_which_a_model_finds_nothing_is_refused(tmp_path, cards):
@@ -54,49 +60,94 @@ def test_brain_alone_is_shown_evenly_lit_and_in_its_own_scale(tmp_path, cards):
     """White matter is 1 whatever the gain and the field of the coil; outside of the mask is nothing."""
     field = np.broadcast_to(np.linspace(0.5, 1.0, 44).reshape(-1, 1, 1), (44, 52, 46))
     dim = save(tmp_path / "dim.nii.gz", (head_voxels() * field).astype(np.float32), head_affine())
-    volume = prepare(dim).conformed.volume
-    mask = run(prepare(dim), cards.mask)
-    brain = extract_brain(volume, mask)
-    inside = mask.labels.voxels > 0
-    assert not brain.scaled[~inside].any()
-    core = ndimage.binary_erosion(volume.voxels > 0, iterations=62) & inside
+    prepared = prepare(dim)
+    volume, brain = prepared.conformed.volume, brain_of(prepared, cards.mask)
+    card = find_model(cards.regions).card
+    scaled = what_model_sees((volume,), card, "brain", brain, full_volume=False).view.channels[0]
+    assert not scaled[~brain.inside].any()
+    core = ndimage.binary_erosion(volume.voxels > 0, iterations=62) & brain.inside
     assert core.sum() > 1000
-    assert np.median(brain.scaled[core]) == pytest.approx(1, abs=0.05)
-    assert brain.scaled.max() <= 1
+    assert np.median(scaled[core]) == pytest.approx(1, abs=0.05)
+    assert scaled.max() <= 1
 
 
-def test_model_sees_the_brain_in_place_of_the_head(head_file, cards):
+@pytest.mark.parametrize("way", ["brain", "mask"])
+def test_model_sees_the_brain_in_place_of_the_head(head_file, cards, way):
     prepared = prepare(head_file)
-    mask = run(prepared, cards.mask)
-    brain = extract_brain(prepared.conformed.volume, mask)
-    everything, alone = run(prepared, cards.regions), run(prepared, cards.regions, brain=brain)
-    assert not alone.labels.voxels[mask.labels.voxels == 0].any()
+    brain = brain_of(prepared, cards.mask, correct=way == "brain")
+    everything = run(prepared, cards.regions)
+    alone = run(prepared, cards.regions, brain=brain, prepare=way)
+    assert not alone.labels.voxels[~brain.inside].any()
     assert (alone.labels.voxels == 2).sum() == pytest.approx((everything.labels.voxels == 2).sum(), rel=0.1)
 
 
-def test_brain_without_white_matter_is_shown_as_it_is(head_file, cards, monkeypatch):
-    monkeypatch.setattr("brainchop_pipe.steps.white_matter_level", lambda _: None)
-    conformed = prepare(head_file).conformed.volume
-    wanting = make_card(Path(cards.tissue).parent, "tissue", input=WANTS_BRAIN)
-    models = load_model(cards.mask), load_model(str(wanting))
-    plain = segment_tissues(conformed, conformed.grid, *models, Processing(prepare="none"))
-    result = segment_tissues(conformed, conformed.grid, *models, Processing())
-    assert "White matter makes no peak" in result.record.notes[0]
+def tissues_of_the_whole_head(conformed, card, brain, note):
+    models = load_model(str(card)), Processing()
+    result = segment_tissues((conformed,), conformed.grid, *models, brain)
+    plain = segment_tissues((conformed,), conformed.grid, models[0], Processing(prepare="none"), brain)
+    assert any(note in text for text in result.record.notes)
     assert result.record.preparations == {}
     np.testing.assert_array_equal(result.maps["dseg"], plain.maps["dseg"])
 
 
+def test_brain_without_white_matter_is_shown_as_it_is(head_file, cards, monkeypatch):
+    monkeypatch.setattr("brainchop_pipe.preparation.white_matter_level", lambda _: None)
+    prepared = prepare(head_file)
+    wanting = make_card(Path(cards.tissue).parent, "tissue", input=WANTS_BRAIN)
+    brain = brain_of(prepared, cards.mask)
+    tissues_of_the_whole_head(prepared.conformed.volume, wanting, brain, "white matter makes no peak")
+
+
+def test_head_is_shown_whole_where_the_mask_cannot_be_a_brain(head_file, cards, monkeypatch):
+    monkeypatch.setattr("brainchop_pipe.preparation.is_plausible_brain", lambda _: False)
+    prepared = prepare(head_file)
+    wanting = make_card(Path(cards.tissue).parent, "tissue", input=WANTS_BRAIN)
+    brain = brain_of(prepared, cards.mask)
+    assert not brain.record.usable
+    tissues_of_the_whole_head(prepared.conformed.volume, wanting, brain, "the brain mask looks wrong")
+
+
+def test_mask_that_the_field_of_view_cuts_is_doubted(tmp_path, cards):
+    """Where a fifth of the surface lies on the border, it is no brain that was cut, but a wrong mask."""
+    voxels = head_voxels()[:, :, 16:30]
+    prepared = prepare(save(tmp_path / "slab.nii.gz", voxels, head_affine()))
+    record = brain_of(prepared, cards.mask).record
+    assert not record.usable
+    assert "of its surface on the border of the field of view" in record.notes[0]
+
+
+def test_mask_model_that_found_the_brain_is_not_run_again(head_file, cards, monkeypatch):
+    prepared = prepare(head_file)
+    volume, brain = prepared.conformed.volume, brain_of(prepared, cards.mask)
+    expected = run(prepared, cards.mask).labels.voxels
+    monkeypatch.setattr("brainchop_pipe.steps.run_model", None)
+    result = segment_labels((volume,), volume.grid, load_model(cards.mask), Processing(), brain)
+    np.testing.assert_array_equal(result.maps["labels"], expected)
+    assert list(result.record.executions) == ["made_mask"]
+
+
 def test_preparation_is_for_models_that_ask_for_it(cards, tmp_path):
-    wanting = find_model(str(make_card(tmp_path / "w", "regions", input=WANTS_BRAIN)))
-    assert wants_brain(wanting, Processing())
-    assert not wants_brain(wanting, Processing(prepare="none"))
-    assert not wants_brain(find_model(cards.regions), Processing())
+    wanting = find_model(str(make_card(tmp_path / "w", "regions", input=WANTS_BRAIN))).card
+    assert preparing_of(wanting, "auto") == "brain"
+    assert preparing_of(wanting, "none") == "none"
+    assert preparing_of(find_model(cards.regions).card, "mask") == "mask"
+    assert preparing_of(find_model(cards.mask).card, "brain") == "none"
+
+
+def test_brain_is_looked_for_where_somebody_wants_it(cards, tmp_path):
+    wanting = str(make_card(tmp_path / "w", "regions", name="w", bids_label="w", input=WANTS_BRAIN))
+    assert plan_models([cards.regions], None, "auto").mask_model is None
+    assert plan_models([cards.regions], None, "mask").mask_model == "mindgrab"
+    plan = plan_models([cards.regions, wanting, cards.mask], None, "auto")
+    assert plan.mask_model == cards.mask
+    assert plan.with_brain == (wanting, cards.mask)
+    assert plan.correct
 
 
 def test_csf_is_what_is_brain_but_no_tissue(head_file, cards):
     prepared = prepare(head_file)
     mask, tissue = run(prepared, cards.mask), run(prepared, cards.tissue)
-    probabilities = tissue_probabilities(mask, tissue, find_model(cards.tissue).card)
+    probabilities = tissue_probabilities(mask.probability(1), tissue, find_model(cards.tissue).card)
     brain, gm, wm, csf = (p.voxels for p in probabilities)
     np.testing.assert_allclose(csf, brain * (1 - gm - wm), atol=1e-5)
 
@@ -108,7 +159,7 @@ def test_csf_class_of_a_tissue_model_counts_as_csf(tmp_path, head_file, cards):
     own_csf = make_card(tmp_path / "c", "tissue", output=card["output"])
     prepared = prepare(head_file)
     mask, tissue = run(prepared, cards.mask), run(prepared, str(own_csf))
-    _, gm, _, csf = tissue_probabilities(mask, tissue, find_model(str(own_csf)).card)
+    _, gm, _, csf = tissue_probabilities(mask.probability(1), tissue, find_model(str(own_csf)).card)
     grey = tissue.labels.voxels == 2
     assert csf.voxels[grey].min() > 0.4
     assert gm.voxels[grey].max() < 0.5

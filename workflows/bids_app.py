@@ -25,8 +25,10 @@ from brainchop_pipe.engines.lanes import Lanes
 from brainchop_pipe.errors import UsageError
 from brainchop_pipe.inference.session import gpus_of
 from brainchop_pipe.settings import Settings
-from brainchop_pipe.zoo.catalog import Model, check_tissue_model, find_models
+from brainchop_pipe.zoo.catalog import Model, find_model, find_models
+from brainchop_pipe.zoo.check import check_file
 from brainchop_pipe.zoo.fetch import ModelStore
+from brainchop_pipe.zoo.plan import check_tissue_model, plan_models
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,11 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
     those at the end.
     """
     _check_current_folder()
+    if settings.processing.mask is not None and len(jobs) != 1:
+        raise UsageError(
+            f"--mask is the mask of one image; there are {len(jobs)}. Choose one, or give masks in a BIDS "
+            "dataset (--derivatives NAME=DIR)"
+        )
     models = dict(
         zip(dict.fromkeys(settings.processing.models), find_models(settings.processing.models), strict=True)
     )
@@ -81,18 +88,30 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
     check_memory(tuple(models.values()), settings)
     prepare_output_dir(settings.output_dir, settings.bids_dir)
     store = ModelStore.from_environment()
-    for model in models.values():
-        store.load(model)
+    limit = None if settings.mem_gb is None else int(settings.mem_gb * 1e9)
+    for model in _models_to_load(models, settings):
+        check_file(model, store.load(model), limit)
     if settings.bids_dir is not None:
         write_dataset_files(settings.output_dir, settings.bids_dir, code_record())
     images = sum(source.suffix in settings.query.modalities for source in jobs)
-    workers, threads = share_processors(settings, tuple(models.values()), images)
-    settings = replace(settings, processing=replace(settings.processing, threads=threads))
+    share = share_processors(settings, tuple(models.values()), images)
+    processing = replace(settings.processing, threads=share.threads, mem_gb=share.mem_gb)
+    settings = replace(settings, processing=processing)
     with work_folder(settings) as folder:
         try:
-            return asyncio.run(_Run(jobs, models, settings, report).work(workers, folder))
+            return asyncio.run(_Run(jobs, models, settings, report).work(share.workers, folder))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
+
+
+def _models_to_load(models: dict[str, Model], settings: Settings) -> list[Model]:
+    """Give the models that may run: the one that finds the brain among them, unless all masks are given."""
+    processing = settings.processing
+    plan = plan_models(models, processing.tissue_model, processing.prepare, processing.mask_model)
+    wanted = dict.fromkeys((*plan.pair, *plan.singles, *((plan.mask_model,) if plan.mask_model else ())))
+    if settings.processing.mask or settings.derivatives:
+        wanted.pop(plan.mask_model, None)
+    return [models.get(name) or find_model(name) for name in wanted]
 
 
 @dataclass

@@ -7,9 +7,9 @@ import numpy as np
 from brainchop_pipe.workflows.publish_product import publish_image
 
 from brainchop_pipe.core.grid import Volume
-from brainchop_pipe.file_steps import LabelFiles, TissueFiles
 from brainchop_pipe.images import image_bytes, read_image
 from brainchop_pipe.settings import Processing, Settings
+from brainchop_pipe.step_files import LabelFiles, TissueFiles
 from brainchop_pipe.storage import write_whole
 
 from nipype.interfaces.base import (  # isort: skip

@@ -19,6 +19,7 @@ from brainchop_pipe.bids.names import Source
 from brainchop_pipe.bids.provenance import (
     FileState,
     code_record,
+    contrasts_record,
     environment_record,
     execution_record,
     input_record,
@@ -27,11 +28,13 @@ from brainchop_pipe.bids.provenance import (
 )
 from brainchop_pipe.bids.publish import Derivative, prepare_output_dir, publish
 from brainchop_pipe.errors import InputError, OutputError, UsageError
-from brainchop_pipe.file_steps import LabelFiles, TissueFiles
+from brainchop_pipe.images import image_bytes, read_image
+from brainchop_pipe.inference.numbering import scheme_of
 from brainchop_pipe.record import InputDigests, StepRecord
 from brainchop_pipe.settings import Settings
+from brainchop_pipe.step_files import BrainFiles, LabelFiles, TissueFiles
 from brainchop_pipe.storage import sha256_of_file
-from brainchop_pipe.zoo.catalog import find_models
+from brainchop_pipe.zoo.catalog import Model, find_models
 
 StepFiles = TissueFiles | LabelFiles
 
@@ -43,6 +46,7 @@ def publish_product(
     state: FileState,
     settings: Settings,
     conform_seconds: float | None = None,
+    brain: BrainFiles | None = None,
 ) -> StepRecord:
     """Write what a step made of an image as derivatives; the caller holds the image's lock.
 
@@ -56,6 +60,8 @@ def publish_product(
     settings : Settings
     conform_seconds : float or None
         What the conform took, where that is known.
+    brain : BrainFiles or None
+        For a product that keeps it.
 
     Returns
     -------
@@ -70,6 +76,8 @@ def publish_product(
         See `publish`.
     """
     contents, record = _read_files(files)
+    if brain is not None:
+        contents.append(_as_derivative(brain.brain))
     _check_fits(record, product, settings)
     digests = _digests(record, source)
     if digests.size != state.size:
@@ -79,10 +87,11 @@ def publish_product(
     if conform_seconds is not None:
         provenance["StageSeconds"] = {"conform": round(conform_seconds, 2), **provenance["StageSeconds"]}
     derivatives = [
-        Derivative(file, content, _sidecar(name, source, product, record, provenance))
+        Derivative(file, content, _sidecar(name, source, product, record, provenance, settings))
         for (name, file), content in zip(product.files(source).items(), contents, strict=True)
     ]
-    publish(settings.output_dir, derivatives, label_table(source, product), force=settings.force)
+    tables = label_table(source, product, settings.processing.label_scheme)
+    publish(settings.output_dir, derivatives, tables, force=settings.force)
     return record
 
 
@@ -112,7 +121,7 @@ def publish_image(
     prepare_output_dir(settings.output_dir, bids_dir)
     write_dataset_files(settings.output_dir, bids_dir, code_record())
     models = find_models(settings.processing.models)
-    products = plan_products(models, settings.processing.tissue_model)
+    products = plan_products(models, settings.processing)
     made: list[StepFiles] = [*([tissues] if tissues else []), *labels]
     reason = cannot_be_named(source)
     if reason:
@@ -128,6 +137,12 @@ def publish_image(
         for product, files in zip(products, made, strict=True):
             publish_product(source, product, files, state, settings)
     return [settings.output_dir / file for product in products for file in product.files(source).values()]
+
+
+def _as_derivative(path: Path) -> bytes:
+    """Give an image of the work folder as it is published: compressed, without a comment."""
+    image = read_image(path, allow_constant=True)
+    return image_bytes(image.volume, image.placement)
 
 
 def _read_files(files: StepFiles) -> tuple[list[bytes], StepRecord]:
@@ -154,10 +169,15 @@ def _digests(record: StepRecord, source: Source) -> InputDigests:
 
 def _check_fits(record: StepRecord, product: Product, settings: Settings) -> None:
     """Refuse files of other models, or made with other parameters, than their sidecars would say."""
-    wanted = {model.card.name for model in product.models}
-    if set(record.executions) != wanted:
+    wanted = [model.card.name for model in product.models]
+    made_by = list(record.executions)
+    if record.brain and record.brain.mask_model and product.is_tissue_set:
+        made_by.insert(0, record.brain.mask_model)
+    elif product.is_tissue_set:
+        wanted = wanted[1:]
+    if made_by != wanted:
         raise InputError(
-            f"these files were made by {', '.join(record.executions)}, not by {', '.join(sorted(wanted))}; "
+            f"these files were made by {', '.join(made_by)}, not by {', '.join(wanted)}; "
             "give the same models in the same order as to the workflow that made them"
         )
     said = settings.processing.parameters()
@@ -167,27 +187,51 @@ def _check_fits(record: StepRecord, product: Product, settings: Settings) -> Non
 
 
 def _sidecar(
-    content: Content, source: Source, product: Product, record: StepRecord, provenance: dict[str, Any]
+    content: Content,
+    source: Source,
+    product: Product,
+    record: StepRecord,
+    provenance: dict[str, Any],
+    settings: Settings,
 ) -> dict[str, Any]:
     sidecar = sidecar_metadata(content, source, product)
     if content in ("dseg", "segmentation"):
         sidecar["VolumesMm3"] = record.volumes_mm3
+        sidecar["Quality"] = _quality(record)
+    if content == "segmentation":
+        sidecar["LabelScheme"] = scheme_of(product.models[0].card, settings.processing.label_scheme)
+        sidecar |= {"Sides": record.sides} if record.sides else {}
     return {**sidecar, "Provenance": provenance}
+
+
+def _quality(record: StepRecord) -> dict[str, Any]:
+    """Give the quality numbers as sidecars have them."""
+    quality = record.quality
+    fractions = {str(label): round(share, 4) for label, share in quality.intracranial_fractions.items()}
+    volume, confidence = quality.intracranial_mm3, quality.mean_confidence
+    return {
+        "Flags": list(record.flags),
+        "IntracranialVolumeMm3": None if volume is None else round(volume, 1),
+        "IntracranialVolumeMethod": quality.intracranial_method or None,
+        "IntracranialFractions": fractions,
+        "ComponentsRemoved": quality.components_removed,
+        "BorderShare": round(quality.border_share, 5),
+        "MeanConfidence": None if confidence is None else round(confidence, 4),
+    }
 
 
 def _provenance(
     product: Product, record: StepRecord, input_: dict[str, Any], settings: Settings
 ) -> dict[str, Any]:
-    executions = {name: execution_record(execution) for name, execution in record.executions.items()}
-    for name, preparation in record.preparations.items():
-        executions[name]["Preparation"] = preparation
-    fallbacks = [reason for execution in record.executions.values() for reason in execution.fallbacks]
+    executions = _executions(record)
+    fallbacks = [reason for execution in executions.values() for reason in execution["Fallbacks"]]
     return {
-        "Signature": signature(product.models, settings),
+        "Signature": signature(product.involved, settings),
         "Command": settings.command,
         "Parameters": settings.processing.parameters(),
         "Input": input_,
-        "Models": [model_record(model) for model in product.models],
+        **_further_records(record, settings),
+        "Models": [model_record(model) for model in _models_that_ran(product, record)],
         "Execution": executions,
         "Code": code_record(),
         **environment_record(),
@@ -197,3 +241,31 @@ def _provenance(
         "PeakMemoryMB": record.peak_memory_mb,
         "Warnings": [*record.notes, *fallbacks],
     }
+
+
+def _executions(record: StepRecord) -> dict[str, dict[str, Any]]:
+    """Describe where each model ran, on what it saw; the mask model comes first."""
+    executions = {
+        name: {**execution_record(execution), "FieldOfView": record.fields_of_view[name]}
+        for name, execution in record.executions.items()
+    }
+    for name, preparation in record.preparations.items():
+        executions[name]["Preparation"] = preparation
+    brain = record.brain
+    if brain is None or brain.mask_model is None or brain.execution is None:
+        return executions
+    first = {**execution_record(brain.execution), "FieldOfView": brain.field_of_view}
+    return {brain.mask_model: first, **executions}
+
+
+def _models_that_ran(product: Product, record: StepRecord) -> list[Model]:
+    """Give the models that were involved, but for one whose place a given mask took."""
+    ran = {*record.executions, record.brain.mask_model if record.brain else None}
+    return [model for model in product.involved if model.card.name in ran]
+
+
+def _further_records(record: StepRecord, settings: Settings) -> dict[str, Any]:
+    """Describe what was read besides the image: a mask in the place of a model's, further contrasts."""
+    mask = record.brain.mask_sha256 if record.brain else None
+    contrasts = contrasts_record(settings)
+    return ({"GivenMask": {"SHA256": mask}} if mask else {}) | ({"Contrasts": contrasts} if contrasts else {})

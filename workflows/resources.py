@@ -3,8 +3,10 @@
 import logging
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from brainchop_pipe.errors import UsageError
+from brainchop_pipe.inference.ways import least_gb
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.zoo.catalog import Model
 
@@ -17,8 +19,24 @@ _THREADS_PER_IMAGE = 4
 BESIDES_MODEL_GB = 2.0
 
 
-def share_processors(settings: Settings, models: tuple[Model, ...], images: int) -> tuple[int, int]:
-    """Decide how many images are worked on at a time, and the threads of each.
+class Share(NamedTuple):
+    """What each image may take.
+
+    Parameters
+    ----------
+    workers, threads : int
+        Images at a time, and threads of each; 1 or more.
+    mem_gb : float
+        Most that a model may take; larger ones are run in tiles.
+    """
+
+    workers: int
+    threads: int
+    mem_gb: float
+
+
+def share_processors(settings: Settings, models: tuple[Model, ...], images: int) -> Share:
+    """Decide how many images are worked on at a time, and the threads and memory of each.
 
     Parameters
     ----------
@@ -29,9 +47,9 @@ def share_processors(settings: Settings, models: tuple[Model, ...], images: int)
 
     Returns
     -------
-    (int, int)
-        Workers and threads, both 1 or more; their product is at most `settings.nprocs`
-        unless `settings.omp_nthreads` is more than that.
+    Share
+        Workers times threads are at most `settings.nprocs` unless
+        `settings.omp_nthreads` is more than that.
     """
     threads = settings.omp_nthreads or _THREADS_PER_IMAGE
     workers = max(1, min(settings.nprocs // threads, images))
@@ -44,29 +62,41 @@ def share_processors(settings: Settings, models: tuple[Model, ...], images: int)
     if fitting < workers:
         logger.info("memory of %.1f GB holds %d images at a time, of %.1f GB each", allowed, fitting, need)
         workers = fitting
-    return workers, settings.omp_nthreads or max(1, settings.nprocs // workers)
+    threads = settings.omp_nthreads or max(1, settings.nprocs // workers)
+    # Less than the smallest tiles take would be no run at all.
+    least = max(least_gb(model.card) for model in models)
+    return Share(workers, threads, max(allowed / workers - BESIDES_MODEL_GB, least))
 
 
 def check_memory(models: tuple[Model, ...], settings: Settings) -> None:
-    """Refuse a model that needs more memory than was allowed, before any image is read.
+    """Refuse a model that needs more memory than was allowed, in tiles too, before any image is read.
 
     Raises
     ------
     UsageError
     """
     for model in models:
-        need = model_need_gb(model, full_volume=settings.processing.full_volume)
+        need = least_gb(model.card) + BESIDES_MODEL_GB
         if settings.mem_gb is not None and need > settings.mem_gb:
             raise UsageError(
-                f"model {model.card.name!r} needs {need} GB; --mem-gb allows {settings.mem_gb}. "
-                "Allow more, or choose a smaller model"
+                f"model {model.card.name!r} needs {need:.1f} GB ({BESIDES_MODEL_GB} GB for the image); "
+                f"--mem-gb allows {settings.mem_gb}. Allow more, or choose a smaller model"
             )
 
 
-def model_need_gb(model: Model, *, full_volume: bool) -> float:
-    """Give the peak memory of a model's inference as its card states it, gigabytes."""
+def model_need_gb(model: Model, *, full_volume: bool, mem_gb: float | None = None) -> float:
+    """Give the peak memory of a model's inference as its card states it, gigabytes.
+
+    Parameters
+    ----------
+    model : Model
+    full_volume : bool
+    mem_gb : float or None
+        The limit to which it is cut into tiles, if it is.
+    """
     whole = full_volume or model.card.input.crop is None
-    return model.card.memory.full_gb if whole else model.card.memory.cropped_gb
+    need = model.card.memory.full_gb if whole else model.card.memory.cropped_gb
+    return need if mem_gb is None else min(need, max(mem_gb, least_gb(model.card)))
 
 
 def available_memory_gb() -> float:

@@ -4,8 +4,9 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from brainchop_pipe.workflows.further_files import with_further_files
 from brainchop_pipe.workflows.publish_product import StepFiles, publish_product
 from brainchop_pipe.workflows.suitability import refusal
 
@@ -17,7 +18,12 @@ from brainchop_pipe.engines.lanes import Lanes
 from brainchop_pipe.errors import PipeError
 from brainchop_pipe.images import read_place
 from brainchop_pipe.settings import Settings
-from brainchop_pipe.zoo.catalog import NO_TISSUE_MODEL, Model
+from brainchop_pipe.step_files import BrainFiles
+from brainchop_pipe.zoo.catalog import Model
+from brainchop_pipe.zoo.plan import NO_TISSUE_MODEL
+
+if TYPE_CHECKING:
+    from brainchop_pipe.engines.pydra_worker import SegmentOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +111,9 @@ class _ImageWork:
         self.path = path
         self.names = {model.card.name: name for name, model in models.items()}
         self.settings = settings
-        self.products = plan_products(tuple(models.values()), settings.processing.tissue_model)
+        self.products = plan_products(
+            tuple(models.values()), settings.processing, keep_brain=settings.keep_prepared
+        )
 
     async def run(self, workplace: Workplace) -> list[Outcome]:
         """Do what is missing; the one place where any exception becomes an outcome."""
@@ -113,6 +121,8 @@ class _ImageWork:
         missing = list(self.products)
         try:
             read_place(self.path, self.settings.processing.prefer_affine)
+            models = tuple(model for product in self.products for model in product.models)
+            self.settings = with_further_files(self.settings, self.source, self.path, models)
             state = FileState.of(self.path)
             missing = [p for p in self.products if not self._is_complete(p, state)]
             complete = [p for p in self.products if p not in missing]
@@ -128,8 +138,8 @@ class _ImageWork:
         return not self.settings.force and is_complete(
             self.settings.output_dir,
             list(product.files(self.source).values()),
-            list(label_table(self.source, product)),
-            signature(product.models, self.settings),
+            list(label_table(self.source, product, self.settings.processing.label_scheme)),
+            signature(product.involved, self.settings),
             self.path,
             state,
             check_hashes=self.settings.check_hashes,
@@ -147,7 +157,7 @@ class _ImageWork:
             return [
                 outcome
                 for product, result in zip(missing, results, strict=True)
-                for outcome in self._publish(product, result, state, made.conform_seconds)
+                for outcome in self._publish(product, result, state, made)
             ]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -163,23 +173,36 @@ class _ImageWork:
             "tissue_model": pair.models[1].card.name if pair else NO_TISSUE_MODEL,
             "prefer_affine": processing.prefer_affine,
             "prepare": processing.prepare,
+            "mask_model": self._mask_model(missing),
+            "given_mask": processing.mask,
+            "contrasts": tuple(suffix for suffix, _ in processing.contrasts),
+            "contrast_files": tuple(file for _, file in processing.contrasts),
             "full_volume": processing.full_volume,
             "interpolation": processing.label_interpolation,
+            "label_scheme": processing.label_scheme,
             "orientation": processing.output_orientation,
             "device": processing.device,
             "threads": processing.threads,
+            "mem_gb": processing.mem_gb,
         }
 
+    def _mask_model(self, missing: list[Product]) -> str | None:
+        """Name the model that finds the brain: one of the run's, even where its own product is complete."""
+        model = next((product.mask_model for product in missing if product.mask_model), None)
+        return self.names.get(model.card.name, self.settings.processing.mask_model) if model else None
+
     def _publish(
-        self, product: Product, result: StepFiles | Exception, state: FileState, conform: float
+        self, product: Product, result: StepFiles | Exception, state: FileState, made: "SegmentOutcome"
     ) -> list[Outcome]:
         try:
             if isinstance(result, Exception):
                 raise result
-            record = publish_product(self.source, product, result, state, self.settings, conform)
+            brain = made.brain if product.keeps_brain and isinstance(made.brain, BrainFiles) else None
+            settings, seconds = self.settings, made.conform_seconds
+            record = publish_product(self.source, product, result, state, settings, seconds, brain)
         except Exception as error:  # noqa: BLE001 - one bad model must not stop the others
             return self._outcomes(product, "failed", self._explain(error))
-        return self._outcomes(product, "done", " ".join(record.notes), record.seconds)
+        return self._outcomes(product, "done", " ".join((*record.flags, *record.notes)), record.seconds)
 
     def _outcomes(
         self, product: Product, status: Status, reason: str = "", seconds: dict[str, float] | None = None
@@ -191,7 +214,7 @@ class _ImageWork:
                 self.source,
                 name,
                 status,
-                sum(spent.get(f"{stage} {name}", 0.0) for stage in ("prepare", "infer", "write")),
+                sum(spent.get(f"{stage} {name}", 0.0) for stage in ("infer", "write")),
                 reason,
             )
             for name in names

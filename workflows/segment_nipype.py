@@ -11,11 +11,19 @@ from brainchop_pipe.workflows.derivatives_nipype import AsAtropos, WriteDerivati
 from brainchop_pipe.workflows.resources import BESIDES_MODEL_GB, model_need_gb
 
 from brainchop_pipe.core.conform import LabelInterpolation
-from brainchop_pipe.engines.nipype_interfaces import Conform, CorrectBias, SegmentLabels, SegmentTissues
+from brainchop_pipe.engines.nipype_interfaces import (
+    Conform,
+    CorrectBias,
+    ExtractBrain,
+    SegmentLabels,
+    SegmentTissues,
+)
 from brainchop_pipe.headers import AffineChoice
+from brainchop_pipe.inference.numbering import LabelScheme
 from brainchop_pipe.inference.session import Device
 from brainchop_pipe.settings import DEFAULT_MODELS, Orientation, Preparation, Processing
-from brainchop_pipe.zoo.catalog import absolute_names, find_model, group_names
+from brainchop_pipe.zoo.catalog import absolute_names, find_model
+from brainchop_pipe.zoo.plan import plan_models
 
 # After the interfaces: they set NO_ET before Nipype is imported.
 from nipype.interfaces import utility as niu  # isort: skip
@@ -33,11 +41,14 @@ def init_brainchop_segment_wf(
     tissue_model: str | None = None,
     prefer_affine: AffineChoice | None = None,
     prepare: Preparation = "auto",
+    mask_model: str | None = None,
     full_volume: bool = False,
     interpolation: LabelInterpolation = "linear",
+    label_scheme: LabelScheme = "compact",
     orientation: Orientation = "ras",
     device: Device = "auto",
     omp_nthreads: int = 1,
+    mem_gb: float | None = None,
     name: str = "brainchop_segment_wf",
 ) -> Any:
     """Build a workflow that conforms an image once and runs any number of models on it.
@@ -49,8 +60,11 @@ def init_brainchop_segment_wf(
         tissue model make the tissue maps together.
     tissue_model : str or None
         Name of the model that owns the tissue maps; None: the first that can.
-    prefer_affine, prepare, full_volume, interpolation, orientation, device
+    prefer_affine, prepare, full_volume, interpolation, label_scheme, orientation, device, mem_gb
         See `segment_tissues_file` and `segment_labels_file`.
+    mask_model : str or None
+        Which model finds the brain for others, where none of `models` can; None: the
+        package's choice.
     omp_nthreads : int
         Threads of one inference.
     name : str
@@ -58,46 +72,59 @@ def init_brainchop_segment_wf(
     Returns
     -------
     Workflow
-        Inputs of ``inputnode``: ``in_file``. Outputs of ``outputnode``: ``conformed``;
+        Inputs of ``inputnode``: ``in_file``, and ``given_mask`` if a mask of the brain is
+        to take the place of the mask model's. Outputs of ``outputnode``: ``conformed``;
         ``mask``, ``dseg``, ``gm``, ``wm``, ``csf``, ``tissue_record`` where there is a
         pair; ``labels`` and ``label_records``, lists in the order of the other models.
     """
     workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(niu.IdentityInterface(fields=["in_file"]), name="inputnode")
+    plan = plan_models(models, tissue_model, prepare, mask_model)
+    inputnode = pe.Node(niu.IdentityInterface(fields=["in_file", "given_mask"]), name="inputnode")
     fields = ["conformed", *_TISSUES, "tissue_record", "labels", "label_records"]
     outputnode = pe.Node(niu.IdentityInterface(fields=fields), name="outputnode")
     conform = pe.Node(Conform(prefer_affine=prefer_affine), name="conform", mem_gb=_IMAGE_GB)
     workflow.connect(inputnode, "in_file", conform, "in_file")
     workflow.connect(conform, "out_file", outputnode, "conformed")
+    resources = {"device": device, "threads": omp_nthreads} | ({"mem_gb": mem_gb} if mem_gb else {})
     common = {
         "prefer_affine": prefer_affine,
+        "prepare": prepare,
         "full_volume": full_volume,
         "orientation": orientation,
-        "device": device,
-        "threads": omp_nthreads,
+        **resources,
     }
 
-    def add(interface: Any, node_name: str, *names: str) -> Any:
-        needs = [model_need_gb(find_model(model), full_volume=full_volume) for model in names]
-        need = max(needs) + BESIDES_MODEL_GB
+    def add(interface: Any, node_name: str, model: str, *, sees: Any = None, refers: bool = True) -> Any:
+        need = model_need_gb(find_model(model), full_volume=full_volume, mem_gb=mem_gb) + BESIDES_MODEL_GB
         node = pe.Node(interface, name=node_name, mem_gb=need, n_procs=omp_nthreads)
         workflow.connect([(conform, node, [("out_file", "in_file")])])
-        workflow.connect([(inputnode, node, [("in_file", "reference")])])
+        if refers:
+            workflow.connect([(inputnode, node, [("in_file", "reference")])])
+        if sees:
+            workflow.connect([(sees, node, [("mask", "mask"), ("brain", "brain")])])
         return node
 
-    pair, singles = group_names(models, tissue_model)
-    if pair:
-        interface = SegmentTissues(mask_model=pair[0], tissue_model=pair[1], prepare=prepare, **common)
-        tissues = add(interface, "tissues", *pair)
+    brain = None
+    if plan.mask_model:
+        interface = ExtractBrain(
+            mask_model=plan.mask_model, correct=plan.correct, full_volume=full_volume, **resources
+        )
+        brain = add(interface, "extract_brain", plan.mask_model, refers=False)
+        workflow.connect([(inputnode, brain, [("given_mask", "given_mask")])])
+    if plan.pair:
+        interface = SegmentTissues(tissue_model=plan.pair[1], **common)
+        tissues = add(interface, "tissues", plan.pair[1], sees=brain)
         outputs = [*zip(_TISSUES, _TISSUES, strict=True), ("record", "tissue_record")]
         workflow.connect([(tissues, outputnode, outputs)])
+    scheme = {"interpolation": interpolation, "label_scheme": label_scheme}
     nodes = [
         add(
-            SegmentLabels(model=model, interpolation=interpolation, **common),
+            SegmentLabels(model=model, **scheme, **common),
             f"segment_{find_model(model).card.bids_label}",
             model,
+            sees=brain if model in plan.with_brain else None,
         )
-        for model in singles
+        for model in plan.singles
     ]
     for output, field in (("labels", "labels"), ("record", "label_records")):
         _merge(workflow, nodes, output, outputnode, field)
@@ -112,8 +139,10 @@ def init_brainchop_derivatives_wf(
     tissue_model: str | None = None,
     prefer_affine: AffineChoice | None = None,
     prepare: Preparation = "auto",
+    mask_model: str | None = None,
     full_volume: bool = False,
     interpolation: LabelInterpolation = "linear",
+    label_scheme: LabelScheme = "compact",
     orientation: Orientation = "ras",
     name: str = "brainchop_derivatives_wf",
 ) -> Any:
@@ -128,7 +157,9 @@ def init_brainchop_derivatives_wf(
         The raw dataset.
     output_dir : Path
         Root of the derivatives.
-    models, tissue_model, prefer_affine, prepare, full_volume, interpolation, orientation
+    models, tissue_model, prefer_affine, prepare, mask_model, full_volume, interpolation
+        See `init_brainchop_segment_wf`.
+    label_scheme, orientation
         See `init_brainchop_segment_wf`.
     name : str
 
@@ -147,8 +178,10 @@ def init_brainchop_derivatives_wf(
         tissue_model=tissue_model,
         prefer_affine=prefer_affine,
         prepare=prepare,
+        mask_model=mask_model,
         full_volume=full_volume,
         label_interpolation=interpolation,
+        label_scheme=label_scheme,
         output_orientation=orientation,
     )
     interface = WriteDerivatives(

@@ -6,67 +6,52 @@ Results are moved into place whole. Nothing here waits for the disk: an engine c
 again what a power cut takes.
 """
 
-import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
 
 from brainchop_pipe.core.bias import bias_field
-from brainchop_pipe.core.conform import LabelInterpolation, restore_labels
-from brainchop_pipe.core.grid import Volume, is_conformed
-from brainchop_pipe.errors import InputError, OutputError
-from brainchop_pipe.headers import AffineChoice, Place, Placement
-from brainchop_pipe.images import Image, image_bytes, read_image, read_place
-from brainchop_pipe.inference.predict import filter_labels, predict
+from brainchop_pipe.core.conform import LabelInterpolation, conform_to, restore_labels
+from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.errors import InputError, UsageError
+from brainchop_pipe.headers import AffineChoice
+from brainchop_pipe.images import Image, read_image
+from brainchop_pipe.inference.card import ModelCard
+from brainchop_pipe.inference.filters import filter_labels
+from brainchop_pipe.inference.numbering import LabelScheme
+from brainchop_pipe.inference.predict import predict
 from brainchop_pipe.inference.session import Device
-from brainchop_pipe.record import InputDigests, Origin, StepRecord
+from brainchop_pipe.inference.view import view_of
+from brainchop_pipe.preparation import Brain, brain_of_mask
+from brainchop_pipe.record import Clock, InputDigests, Origin
 from brainchop_pipe.settings import Orientation, Preparation, Processing
-from brainchop_pipe.steps import (
-    ReadyModel,
-    Segmentation,
-    output_grid,
-    prepare,
-    segment_labels,
-    segment_tissues,
+from brainchop_pipe.step_files import (
+    BiasFiles,
+    BrainFiles,
+    LabelFiles,
+    TissueFiles,
+    on_models_grid,
+    read_brain,
+    read_conformed,
+    read_labels,
+    read_on_grid,
+    target_place,
+    write_brain,
+    write_segmentation,
+    write_volume,
 )
-from brainchop_pipe.storage import write_whole
+from brainchop_pipe.steps import ReadyModel, find_brain, prepare, segment_labels, segment_tissues
+from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.zoo.catalog import find_model
+from brainchop_pipe.zoo.check import check_file
 from brainchop_pipe.zoo.fetch import ModelStore
+from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL, preparing_of
 
 
-class LabelFiles(NamedTuple):
-    """What `segment_labels_file` writes."""
-
-    labels: Path
-    record: Path
-
-
-class TissueFiles(NamedTuple):
-    """What `segment_tissues_file` writes."""
-
-    mask: Path
-    dseg: Path
-    gm: Path
-    wm: Path
-    csf: Path
-    record: Path
-
-
-class BiasFiles(NamedTuple):
-    """What `correct_bias_file` writes."""
-
-    corrected: Path
-    field: Path
-    brain: Path
-
-
-def conform_file(in_file: Path, out_file: Path, *, prefer_affine: AffineChoice | None = None) -> Path:
-    """Conform an image: 256³ voxels of 1 mm, LIA, uint8.
+def conform_file(
+    in_file: Path, out_file: Path, *, model: str | None = None, prefer_affine: AffineChoice | None = None
+) -> Path:
+    """Conform an image: 256³ voxels of 1 mm, LIA, uint8, or the grid of a model that wants another.
 
     Parameters
     ----------
@@ -74,6 +59,9 @@ def conform_file(in_file: Path, out_file: Path, *, prefer_affine: AffineChoice |
         A head: NIfTI or MGH, see `read_image`.
     out_file : Path
         ``.nii`` or ``.nii.gz``; replaced if it is there. Its header says what it was made of.
+    model : str or None
+        Name of a shipped card, or path of a card, whose grid to use; None: 256³ of 1 mm.
+        Only `infer_file` takes other grids; the other steps make them themselves.
     prefer_affine : {"sform", "qform"} or None
         Which one to believe where the two contradict each other; None: neither, an error.
 
@@ -84,8 +72,66 @@ def conform_file(in_file: Path, out_file: Path, *, prefer_affine: AffineChoice |
     """
     prepared = prepare(in_file, prefer_affine)
     origin = Origin(digests=InputDigests.of(in_file, prepared.image.volume), notes=prepared.notes)
-    volume, placement = prepared.conformed.volume, prepared.image.placement
-    return _write(out_file, volume, placement, comment=origin.model_dump_json())
+    volume = prepared.conformed.volume
+    if model is not None:
+        volume = on_models_grid(find_model(model).card.input.grid, volume, prepared.image.volume)
+    return write_volume(out_file, volume, prepared.image.placement, comment=origin.model_dump_json())
+
+
+def extract_brain_file(
+    in_file: Path,
+    out_dir: Path,
+    *,
+    given_mask: Path | None = None,
+    mask_model: str = DEFAULT_MASK_MODEL,
+    correct: bool = True,
+    device: Device = "auto",
+    threads: int = 1,
+    mem_gb: float | None = None,
+    full_volume: bool = False,
+) -> BrainFiles:
+    """Find the brain in a conformed image, once for all models that want to see it alone.
+
+    Parameters
+    ----------
+    in_file : Path
+        As `conform_file` writes it.
+    out_dir : Path
+        Folder for ``mask.nii`` and ``brain.nii``.
+    given_mask : Path or None
+        A mask of the brain with the CSF around it, on any grid in the image's world;
+        above 0 is brain. None: the model finds it.
+    mask_model : str
+        A mask model that includes CSF: name of a shipped card, or path of a card.
+    correct : bool
+        Correct the bias field within the mask (N4), and look for the grey level of white
+        matter.
+    device : str
+        "auto": the best that works; a name is strict.
+    threads : int
+        Of the CPU provider.
+    mem_gb : float or None
+        Most that the model may take; None: what it takes in one piece.
+    full_volume : bool
+        No crop to the head.
+
+    Returns
+    -------
+    BrainFiles
+        The probability of brain, and the image within it, float32, cut to its box. Their
+        headers say how they came about.
+    """
+    image = read_conformed(in_file)
+    if given_mask is not None:
+        mask = read_image(given_mask, allow_constant=True).volume
+        if not (mask.voxels > 0).any():
+            raise InputError(f"mask {given_mask.name} is empty; above 0 must be brain")
+        digest = sha256_of_file(given_mask)
+        brain = brain_of_mask(image.volume, mask, digest, Clock(), correct=correct)
+    else:
+        processing = Processing(full_volume=full_volume, device=device, threads=threads, mem_gb=mem_gb)
+        brain = find_brain(image.volume, load_model(mask_model), processing, correct=correct)
+    return write_brain(out_dir, brain, image.placement)
 
 
 def infer_file(
@@ -95,14 +141,15 @@ def infer_file(
     model: str,
     device: Device = "auto",
     threads: int = 1,
+    mem_gb: float | None = None,
     full_volume: bool = False,
 ) -> Path:
-    """Run a model on a conformed image and write its label map, before any post-filter.
+    """Run a model on a conformed image, the whole head, and write its label map before any post-filter.
 
     Parameters
     ----------
     in_file : Path
-        As `conform_file` writes it.
+        As `conform_file` writes it, for this model if it has a grid of its own.
     out_file : Path
         ``.nii`` or ``.nii.gz``.
     model : str
@@ -111,6 +158,8 @@ def infer_file(
         "auto": the best that works; a name is strict.
     threads : int
         Of the CPU provider.
+    mem_gb : float or None
+        Most that the model may take; None: what it takes in one piece.
     full_volume : bool
         No crop to the head.
 
@@ -119,12 +168,12 @@ def infer_file(
     Path
         `out_file`.
     """
-    image = _read_conformed(in_file)
     ready = load_model(model)
-    prediction = predict(
-        image.volume, ready.content, ready.card, device=device, threads=threads, full_volume=full_volume
-    )
-    return _write(out_file, prediction.labels, image.placement, labels=True)
+    grid = ready.card.input.grid
+    image = read_conformed(in_file) if grid.is_conformed else read_on_grid(in_file, grid)
+    view = view_of((image.volume,), ready.card, full_volume=full_volume)
+    prediction = predict(view, ready.content, ready.card, device=device, threads=threads, mem_gb=mem_gb)
+    return write_volume(out_file, prediction.labels, image.placement, labels=True)
 
 
 def post_filter_file(in_file: Path, out_file: Path, *, model: str) -> Path:
@@ -144,9 +193,10 @@ def post_filter_file(in_file: Path, out_file: Path, *, model: str) -> Path:
     Path
         `out_file`.
     """
-    image = _read_conformed(in_file)
-    labels = filter_labels(image.volume.voxels, find_model(model).card)
-    return _write(out_file, Volume(labels, image.volume.grid), image.placement, labels=True)
+    image = read_labels(in_file)
+    volume = image.volume
+    labels, _ = filter_labels(volume.voxels, volume.grid.voxel_volume_mm3, find_model(model).card)
+    return write_volume(out_file, Volume(labels, image.volume.grid), image.placement, labels=True)
 
 
 def restore_file(
@@ -180,9 +230,9 @@ def restore_file(
     Path
         `out_file`.
     """
-    labels, target = _read_conformed(in_file).volume, _target(reference, prefer_affine, orientation)
+    labels, target = read_labels(in_file).volume, target_place(reference, prefer_affine, orientation)
     restored = restore_labels(labels, target.grid, interpolation)
-    return _write(out_file, Volume(restored, target.grid), target.placement, labels=True)
+    return write_volume(out_file, Volume(restored, target.grid), target.placement, labels=True)
 
 
 def segment_labels_file(
@@ -191,10 +241,17 @@ def segment_labels_file(
     out_dir: Path,
     *,
     model: str,
+    mask: Path | None = None,
+    brain: Path | None = None,
+    contrasts: tuple[str, ...] = (),
+    contrast_files: tuple[Path, ...] = (),
+    prepare: Preparation = "auto",
     device: Device = "auto",
     threads: int = 1,
+    mem_gb: float | None = None,
     full_volume: bool = False,
     interpolation: LabelInterpolation = "linear",
+    label_scheme: LabelScheme = "compact",
     orientation: Orientation = "ras",
     prefer_affine: AffineChoice | None = None,
 ) -> LabelFiles:
@@ -210,14 +267,30 @@ def segment_labels_file(
         Folder for ``seg-LABEL.nii.gz`` and ``.json``, LABEL as in the model's card.
     model : str
         Name of a shipped card, or path of a card.
+    mask : Path or None
+        As `extract_brain_file` writes it; None only if the model sees the whole head.
+    brain : Path or None
+        As `extract_brain_file` writes it; None only if the model sees the whole head.
+    contrasts : tuple of str
+        BIDS suffixes of further images of the head, for models of several channels.
+    contrast_files : tuple of Path
+        These images, one a contrast, in the same place in the world as the first.
+    prepare : {"auto", "none", "mask", "brain"}
+        What the model sees. "auto": as its card says; "none": the whole head; "mask": what
+        lies within the mask; "brain": the same, evenly lit.
     device : str
         "auto": the best that works; a name is strict.
     threads : int
         Of the CPU provider.
+    mem_gb : float or None
+        Most that the model may take; None: what it takes in one piece.
     full_volume : bool
         No crop to the head.
     interpolation : {"linear", "nearest"}
         On the way back to the image's grid; "linear" weighs the labels around.
+    label_scheme : {"compact", "freesurfer"}
+        Numbers as the model has them, or those of FreeSurfer's colour table, left and
+        right apart, where the card has them.
     orientation : {"ras", "native"}
         Order of voxels: nearest to RAS+, or the image's own.
     prefer_affine : {"sform", "qform"} or None
@@ -230,35 +303,43 @@ def segment_labels_file(
     """
     processing = Processing(
         prefer_affine=prefer_affine,
+        prepare=prepare,
         full_volume=full_volume,
         output_orientation=orientation,
         label_interpolation=interpolation,
+        label_scheme=label_scheme,
         device=device,
         threads=threads,
+        mem_gb=mem_gb,
     )
-    image, target = _read_conformed(in_file), _target(reference, prefer_affine, orientation)
     ready = load_model(model)
-    result = segment_labels(image.volume, target.grid, ready, processing)
-    name = f"seg-{ready.card.bids_label}"
-    paths = [out_dir / f"{name}.nii.gz"]
-    return LabelFiles(*_write_all(paths, out_dir / f"{name}.json", result, image, target.placement))
+    image, target = read_conformed(in_file), target_place(reference, prefer_affine, orientation)
+    seen = _brain_for(ready.card, processing, mask, brain, image)
+    others = dict(zip(contrasts, contrast_files, strict=True))
+    heads = _heads(ready.card, image, reference, prefer_affine, others)
+    result = segment_labels(heads, target.grid, ready, processing, seen)
+    stem = f"seg-{ready.card.bids_label}"
+    labels, record = out_dir / f"{stem}.nii.gz", out_dir / f"{stem}.json"
+    return LabelFiles(*write_segmentation([labels], record, result, image, target.placement))
 
 
 def segment_tissues_file(
     in_file: Path,
     reference: Path,
+    mask: Path,
+    brain: Path,
     out_dir: Path,
     *,
-    mask_model: str,
     tissue_model: str,
     prepare: Preparation = "auto",
     device: Device = "auto",
     threads: int = 1,
+    mem_gb: float | None = None,
     full_volume: bool = False,
     orientation: Orientation = "ras",
     prefer_affine: AffineChoice | None = None,
 ) -> TissueFiles:
-    """Run a mask and a tissue model on a conformed image, into maps that agree with each other.
+    """Combine a tissue model on a conformed image with a brain mask, into maps that agree with each other.
 
     Parameters
     ----------
@@ -266,18 +347,22 @@ def segment_tissues_file(
         As `conform_file` writes it.
     reference : Path
         The image that it was made of.
+    mask : Path
+        As `extract_brain_file` writes it.
+    brain : Path
+        As `extract_brain_file` writes it.
     out_dir : Path
         Folder for ``mask``, ``dseg``, ``GM``, ``WM``, ``CSF`` (``.nii.gz``) and ``tissues.json``.
-    mask_model : str
-        A mask model that includes CSF: name of a shipped card, or path of a card.
     tissue_model : str
         A model of grey and white matter: name of a shipped card, or path of a card.
-    prepare : {"auto", "none"}
-        "auto": mask and bias correction before the tissue model if its card asks for it.
+    prepare : {"auto", "none", "mask", "brain"}
+        As for `segment_labels_file`.
     device : str
         "auto": the best that works; a name is strict.
     threads : int
         Of the CPU provider.
+    mem_gb : float or None
+        Most that the model may take; None: what it takes in one piece.
     full_volume : bool
         No crop to the head.
     orientation : {"ras", "native"}
@@ -297,12 +382,15 @@ def segment_tissues_file(
         output_orientation=orientation,
         device=device,
         threads=threads,
+        mem_gb=mem_gb,
     )
-    image, target = _read_conformed(in_file), _target(reference, prefer_affine, orientation)
-    models = load_model(mask_model), load_model(tissue_model)
-    result = segment_tissues(image.volume, target.grid, *models, processing)
+    ready = load_model(tissue_model)
+    image, target = read_conformed(in_file), target_place(reference, prefer_affine, orientation)
+    seen = read_brain(mask, brain, image.volume.grid)
+    heads = _heads(ready.card, image, reference, prefer_affine, {})
+    result = segment_tissues(heads, target.grid, ready, processing, seen)
     paths = [out_dir / f"{name}.nii.gz" for name in result.maps]
-    return TissueFiles(*_write_all(paths, out_dir / "tissues.json", result, image, target.placement))
+    return TissueFiles(*write_segmentation(paths, out_dir / "tissues.json", result, image, target.placement))
 
 
 def correct_bias_file(
@@ -342,75 +430,53 @@ def correct_bias_file(
     corrected = (image.volume.voxels / field).astype(np.float32)
     maps = {"corrected": corrected, "field": field, "brain": corrected * inside}
     paths = [
-        _write(out_dir / f"{name}.nii.gz", Volume(voxels, image.volume.grid), image.placement)
+        write_volume(out_dir / f"{name}.nii.gz", Volume(voxels, image.volume.grid), image.placement)
         for name, voxels in maps.items()
     ]
     return BiasFiles(*paths)
 
 
 def load_model(name: str) -> ReadyModel:
-    """Find a model by name or card, and load its ONNX file from the cache, or fetch it."""
+    """Find a model by name or card, load its ONNX file from the cache, or fetch it, and check it."""
     model = find_model(name)
-    return ReadyModel(model, ModelStore.from_environment().load(model))
+    content = ModelStore.from_environment().load(model)
+    check_file(model, content)
+    return ReadyModel(model, content)
 
 
-def _target(reference: Path, prefer_affine: AffineChoice | None, orientation: Orientation) -> Place:
-    """Give the place of an image's outputs."""
-    place = read_place(reference, prefer_affine)
-    return replace(place, grid=output_grid(place.grid, orientation))
-
-
-def _read_conformed(path: Path) -> Image:
-    image = read_image(path, allow_constant=True)
-    voxels = image.volume.voxels
-    if not is_conformed(image.volume.grid) or not np.issubdtype(voxels.dtype, np.unsignedinteger):
-        raise InputError(
-            f"{path.name} has shape {voxels.shape}, orientation {image.volume.grid.orientation} and type "
-            f"{voxels.dtype}; 256 x 256 x 256 voxels of 1 mm in LIA order and an unsigned integer type "
-            "are needed: conform it first"
+def _brain_for(
+    card: ModelCard, processing: Processing, mask: Path | None, brain: Path | None, conformed: Image
+) -> Brain | None:
+    """Read the brain that a model is to see; None where it sees the whole head, unless it made the mask."""
+    if mask is not None and brain is not None:
+        return read_brain(mask, brain, conformed.volume.grid)
+    way = preparing_of(card, processing.prepare)
+    if way != "none":
+        raise UsageError(
+            f"model {card.name!r} is to see the brain alone (prepare {way!r}); give the mask and the brain "
+            "that ExtractBrain makes, or prepare='none'"
         )
-    return image
+    return None
 
 
-def _write_all(
-    paths: list[Path], record: Path, result: Segmentation, conformed: Image, placement: Placement
-) -> Iterator[Path]:
-    """Write a segmentation's maps in their order, then its record."""
-    for path, voxels in zip(paths, result.maps.values(), strict=True):
-        yield _write(path, Volume(voxels, result.grid), placement, labels=voxels.dtype.kind == "u")
-    with _explained(record):
-        write_whole(record, _with_origin(result.record, conformed).encode(), durable=False)
-    yield record
-
-
-def _with_origin(record: StepRecord, conformed: Image) -> str:
-    """Add to a record what the conformed image says of its own making; it may say nothing."""
-    try:
-        origin = Origin.model_validate_json(conformed.comment)
-    except ValidationError:
-        return record.model_dump_json()
-    update = {"digests": origin.digests, "notes": (*origin.notes, *record.notes)}
-    return record.model_copy(update=update).model_dump_json()
-
-
-def _write(
-    path: Path, volume: Volume, placement: Placement, *, labels: bool = False, comment: str = ""
-) -> Path:
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"{path.name} cannot be written; give a name that ends in .nii or .nii.gz")
-    compress = path.name.endswith(".gz")
-    content = image_bytes(volume, placement, labels=labels, compress=compress, comment=comment)
-    with _explained(path):
-        write_whole(path, content, durable=False)
-    return path
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Say what to do where the work folder does not take a file."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "free space or name another work folder" if full else "check the work folder"
-        raise OutputError(f"{path.name} cannot be written ({error.strerror or error}); {remedy}") from error
+def _heads(
+    card: ModelCard,
+    conformed: Image,
+    reference: Path,
+    prefer_affine: AffineChoice | None,
+    others: dict[str, Path],
+) -> tuple[Volume, ...]:
+    """Give the channels of a model on its grid; `others` are further contrasts by suffix."""
+    missing = [suffix for suffix in card.input.contrasts[1:] if suffix not in others]
+    if missing:
+        raise InputError(
+            f"model {card.name!r} needs {' and '.join(missing)} of {reference.name} as well; give them as "
+            "contrasts, in the same place in the world"
+        )
+    grid = card.input.grid
+    if grid.is_conformed:
+        first = conformed.volume
+    else:
+        first = on_models_grid(grid, conformed.volume, read_image(reference, prefer_affine).volume)
+    images = (read_image(others[suffix], prefer_affine).volume for suffix in card.input.contrasts[1:])
+    return (first, *(conform_to(image, first.grid, raw=grid.values == "raw") for image in images))

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.core.quality import Quality
 from brainchop_pipe.inference.session import Execution
 from brainchop_pipe.storage import sha256_of_file
 
@@ -56,6 +57,57 @@ class Origin(BaseModel):
     notes: tuple[str, ...]
 
 
+class BrainRecord(BaseModel):
+    """How a brain mask, and the evenly lit brain within it, came about.
+
+    Parameters
+    ----------
+    mask_model : str or None
+        Name; None for a mask that was given.
+    mask_sha256 : str or None
+        Of the mask that was given.
+    execution : Execution or None
+        Where the mask model ran.
+    field_of_view : str
+        What it saw.
+    corrected : bool
+        Whether the bias field within the mask was corrected.
+    white_matter : float or None
+        Grey level of white matter in the conformed image, after the correction; None
+        where it was not looked for, or not found.
+    usable : bool
+        False: the mask looks wrong, and models should see the whole head.
+    removed_components : int
+        By the mask model's post-filter.
+    volume_mm3 : float
+    upside_down : bool
+        See `looks_upside_down`.
+    seconds : dict
+        By stage.
+    notes : tuple of str
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    mask_model: str | None
+    mask_sha256: str | None
+    execution: Execution | None
+    field_of_view: str
+    corrected: bool
+    white_matter: float | None
+    usable: bool
+    removed_components: int
+    volume_mm3: float
+    upside_down: bool
+    seconds: dict[str, float]
+    notes: tuple[str, ...]
+
+    @property
+    def origin(self) -> str:
+        """Whose mask it is, for people."""
+        return f"mask of {self.mask_model}" if self.mask_model else "a mask that was given"
+
+
 class StepRecord(BaseModel):
     """How the maps of one model, or of a mask and a tissue model together, came about.
 
@@ -63,14 +115,22 @@ class StepRecord(BaseModel):
     ----------
     digests : InputDigests or None
         None where the conformed image does not say what it was made of.
+    brain : BrainRecord or None
+        None where no mask was made for the step.
     executions : dict
-        Where each model ran, by name, in the order of running.
+        Where the step's model ran, by name.
+    fields_of_view : dict
+        What it saw, and in which pieces, by name.
     parameters : dict
         Of `Processing.parameters`, those that the step has.
     preparations : dict
         What was done to a model's input before, by name; only where something was.
-    volumes_mm3 : dict
-        By label index, counted on the models' grid; background left out.
+    quality : Quality
+        Volumes are counted on the model's grid.
+    flags : tuple of str
+        What looks wrong with the result, in whole sentences.
+    sides : str
+        How left and right of a class were told apart; empty where they were not.
     seconds : dict
         By stage, such as ``infer tissue``.
     notes : tuple of str
@@ -83,15 +143,24 @@ class StepRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     digests: InputDigests | None
+    brain: BrainRecord | None
     executions: dict[str, Execution]
+    fields_of_view: dict[str, str]
     parameters: dict[str, bool | str | None]
     preparations: dict[str, str]
-    volumes_mm3: dict[str, float]
+    quality: Quality
+    flags: tuple[str, ...]
+    sides: str
     seconds: dict[str, float]
     notes: tuple[str, ...]
     started: str
     ended: str
     peak_memory_mb: int
+
+    @property
+    def volumes_mm3(self) -> dict[str, float]:
+        """Volumes by label index as files have them, to a tenth."""
+        return {str(label): round(volume, 1) for label, volume in self.quality.volumes_mm3.items()}
 
 
 @dataclass

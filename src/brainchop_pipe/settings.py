@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from brainchop_pipe.core.conform import LabelInterpolation
 from brainchop_pipe.headers import AffineChoice
+from brainchop_pipe.inference.numbering import LabelScheme
 from brainchop_pipe.inference.session import Device
 
 Orientation = Literal["ras", "native"]
-Preparation = Literal["auto", "none"]
+Preparation = Literal["auto", "none", "mask", "brain"]
 
 # Until the package carries a model of its own: together these two give mask and tissues.
 DEFAULT_MODELS = ("mindgrab", "tissue")
@@ -28,33 +29,62 @@ class Processing:
         The model that owns the tissue maps; None: the first that can.
     prefer_affine : {"sform", "qform"} or None
         Which one to believe where the two contradict each other.
-    prepare : {"auto", "none"}
-        "auto": what a model's card asks for, mask and bias correction first; "none":
-        every model sees the whole head as it is.
+    prepare : {"auto", "none", "mask", "brain"}
+        "auto": what a model's card asks for; "none": every model sees the whole head as
+        it is; "mask": what lies within a brain mask; "brain": the same, its bias field
+        corrected and its white matter brought to one level.
+    mask_model : str or None
+        Which one finds the brain for models that see it alone, where none of `models` can;
+        None: the package's choice.
+    mask : Path or None
+        A brain mask of the image, in place of the mask model's.
+    contrasts : tuple of (str, Path)
+        Further images of the head, by BIDS suffix, for models of several channels.
     full_volume : bool
         No crop to the head.
     output_orientation : {"ras", "native"}
         Order of voxels in the outputs: nearest to RAS+, or the file's own.
     label_interpolation : {"linear", "nearest"}
+    label_scheme : {"compact", "freesurfer"}
+        Numbers as the model has them, or those of FreeSurfer's colour table, left and
+        right apart.
     device : str
     threads : int
         Of one inference; 1 or more. A run over images decides it from `Settings`.
+    mem_gb : float or None
+        Most that one inference may take; None: what it takes in one piece.
     """
 
     models: tuple[str, ...] = DEFAULT_MODELS
     tissue_model: str | None = None
     prefer_affine: AffineChoice | None = None
     prepare: Preparation = "auto"
+    mask_model: str | None = None
+    mask: Path | None = None
+    contrasts: tuple[tuple[str, Path], ...] = ()
     full_volume: bool = False
     output_orientation: Orientation = "ras"
     label_interpolation: LabelInterpolation = "linear"
+    label_scheme: LabelScheme = "compact"
     device: Device = "auto"
     threads: int = 1
+    mem_gb: float | None = None
 
-    def parameters(self) -> dict[str, Any]:
-        """Give what decides the content of an output, apart from its models: names as in files."""
-        decisive = ("prefer_affine", "prepare", "full_volume", "output_orientation", "label_interpolation")
-        return {_camel_case(f.name): getattr(self, f.name) for f in fields(self) if f.name in decisive}
+    def parameters(self, but: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Give what decides the content of an output, apart from its models: names as in files.
+
+        Parameters
+        ----------
+        but : tuple of str
+            Fields that a step does not have.
+        """
+        decisive = (
+            *("prefer_affine", "prepare", "full_volume", "output_orientation"),
+            *("label_interpolation", "label_scheme"),
+        )
+        return {
+            _camel_case(f.name): getattr(self, f.name) for f in fields(self) if f.name in {*decisive} - {*but}
+        }
 
 
 @dataclass(frozen=True)
@@ -93,6 +123,11 @@ class Settings:
         None for images that are in no dataset.
     work_dir : Path or None
         For intermediate files; None: below the output folder.
+    derivatives : tuple of (str, Path)
+        Names and folders of BIDS derivatives whose brain masks take the place of the
+        mask model's.
+    keep_prepared : bool
+        Write what models see of the brain as well.
     force, check_hashes : bool
         Redo what is there; compare the input's content, not only its size and time.
     stop_on_first_crash : bool
@@ -112,6 +147,8 @@ class Settings:
     query: Query = Query()
     bids_dir: Path | None = None
     work_dir: Path | None = None
+    derivatives: tuple[tuple[str, Path], ...] = ()
+    keep_prepared: bool = False
     force: bool = False
     check_hashes: bool = False
     stop_on_first_crash: bool = False

@@ -2,30 +2,33 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from brainchop_pipe.core.bias import correct_bias
 from brainchop_pipe.core.conform import Conformed, conform, restore_labels, restore_probability
 from brainchop_pipe.core.grid import Grid, Volume, canonical_grid
-from brainchop_pipe.core.intensity import scale_by_level, white_matter_level
-from brainchop_pipe.core.tissue import TissueMaps, csf_probability, tissue_maps
+from brainchop_pipe.core.quality import Quality, border_share, flags, label_volumes_mm3, mean_confidence
+from brainchop_pipe.core.tiles import full_box
+from brainchop_pipe.core.tissue import TISSUE_NAMES, TissueMaps, csf_probability, tissue_maps
 from brainchop_pipe.errors import InputError
 from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.images import Image, read_image
 from brainchop_pipe.inference.card import ModelCard
+from brainchop_pipe.inference.numbering import number_labels, output_labels
 from brainchop_pipe.inference.predict import Prediction, post_filter, predict
+from brainchop_pipe.inference.view import View
+from brainchop_pipe.inference.ways import FieldOfView
+from brainchop_pipe.preparation import Brain, Seen, brain_of_prediction, what_model_sees
 from brainchop_pipe.record import Clock, StepRecord, peak_memory_mb, utc_now
 from brainchop_pipe.settings import Orientation, Processing
 from brainchop_pipe.zoo.catalog import Model
+from brainchop_pipe.zoo.plan import preparing_of
 
 # Share of grey and white matter in the mask. In adults CSF takes 15 to 35 %, in severe
 # atrophy nearly half; below the first figure the tissue model did not see the brain.
 _FAILED_TISSUE_SHARE = 0.4
 _LOW_TISSUE_SHARE = 0.6
-
-_WHOLE = "the whole head as it is; look at the result"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,23 +76,13 @@ class Segmentation:
     record: StepRecord
 
 
-@dataclass(frozen=True, eq=False)
-class Brain:
-    """A brain without its head, evenly lit, in a scale of its own.
+class Findings(NamedTuple):
+    """What was found out about a result: numbers, what looks wrong, how sides were told apart, notes."""
 
-    Parameters
-    ----------
-    mask : Volume
-        uint8: 255 within the brain, else 0.
-    scaled : float32, shape of the mask, 0 to 1
-        0 outside of the mask.
-    white_matter : float
-        Its grey level in the conformed image, after the bias correction.
-    """
-
-    mask: Volume
-    scaled: np.ndarray
-    white_matter: float
+    quality: Quality
+    flags: tuple[str, ...]
+    sides: str
+    notes: tuple[str, ...]
 
 
 def output_grid(grid: Grid, orientation: Orientation) -> Grid:
@@ -106,17 +99,17 @@ def prepare(path: Path, prefer_affine: AffineChoice | None = None) -> Prepared:
         raise InputError(f"{path.name}: {error}") from error
 
 
-def segment_labels(conformed: Volume, grid: Grid, ready: ReadyModel, processing: Processing) -> Segmentation:
-    """Run one model, and bring its label map onto the output's grid.
+def find_brain(conformed: Volume, mask_model: ReadyModel, processing: Processing, *, correct: bool) -> Brain:
+    """Find the brain with a mask model, and even it out.
 
     Parameters
     ----------
     conformed : Volume
         See `conform`.
-    grid : Grid
-        The output's.
-    ready : ReadyModel
+    mask_model : ReadyModel
     processing : Processing
+    correct : bool
+        See `brain_of_prediction`.
 
     Raises
     ------
@@ -124,75 +117,101 @@ def segment_labels(conformed: Volume, grid: Grid, ready: ReadyModel, processing:
         The model finds nothing at all.
     """
     clock = Clock()
-    name = ready.card.name
+    name = mask_model.card.name
     with clock.stage(f"infer {name}"):
-        prediction = run_model(conformed, ready, processing)
-    with clock.stage(f"write {name}"):
-        labels = restore_labels(prediction.labels, grid, processing.label_interpolation)
-        volumes = _volumes_mm3(prediction.labels)
-    parameters = _without(processing, "Prepare")
-    record = _record(clock, {name: prediction}, volumes, parameters)
-    return Segmentation(grid, {"labels": labels}, record)
+        mask = run_model((conformed,), mask_model, processing, None)[0]
+    return brain_of_prediction(conformed, mask, name, clock, correct=correct)
 
 
-def segment_tissues(
-    conformed: Volume, grid: Grid, mask_model: ReadyModel, tissue_model: ReadyModel, processing: Processing
+def segment_labels(
+    heads: tuple[Volume, ...], grid: Grid, ready: ReadyModel, processing: Processing, brain: Brain | None
 ) -> Segmentation:
-    """Run a mask and a tissue model, and combine them on the output's grid.
+    """Run one model, and bring its label map onto the output's grid.
 
     Parameters
     ----------
-    conformed : Volume
-        See `conform`.
+    heads : tuple of Volume
+        The image on the model's grid, and its further contrasts; see `conform`.
     grid : Grid
         The output's.
-    mask_model, tissue_model : ReadyModel
-        The second sees what its card asks for: the whole head, or the brain that the
-        first finds, evenly lit.
+    ready : ReadyModel
     processing : Processing
+    brain : Brain or None
+        What the model sees in place of the whole head, if it is to see that. A mask
+        model that made it is not run again.
 
     Raises
     ------
     InputError
-        A model finds nothing, or hardly any tissue within the mask.
+        The model finds nothing at all.
     """
     clock = Clock()
-    with clock.stage(f"infer {mask_model.card.name}"):
-        mask = run_model(conformed, mask_model, processing)
-    brain: Brain | None = None
-    notes: tuple[str, ...] = ()
-    preparations: dict[str, str] = {}
-    if wants_brain(tissue_model.model, processing):
-        with clock.stage(f"prepare {tissue_model.card.name}"):
-            brain, notes, preparations = _prepare_for(tissue_model.card, conformed, mask, mask_model.card)
-    with clock.stage(f"infer {tissue_model.card.name}"):
-        tissue = run_model(conformed, tissue_model, processing, brain)
-    with clock.stage(f"write {tissue_model.card.name}"):
-        probabilities = tissue_probabilities(mask, tissue, tissue_model.card)
+    card = ready.card
+    with clock.stage(f"infer {card.name}"):
+        known = prediction_of(brain) if brain is not None and brain.record.mask_model == card.name else None
+        prediction, seen = known or run_model(heads, ready, processing, brain)
+    with clock.stage(f"write {card.name}"):
+        numbered = number_labels(prediction.labels, card, processing.label_scheme)
+        labels = restore_labels(numbered.labels, grid, processing.label_interpolation)
+        quality = _measure(numbered.labels, prediction, labels > 0, grid, brain)
+        names = {label.index: label.name for label in output_labels(card, processing.label_scheme)}
+    found = Findings(quality, flags(quality, names), numbered.sides, seen.notes + numbered.notes)
+    record = _record(clock, card, prediction, seen.preparation, found, processing.parameters(), brain)
+    return Segmentation(grid, {"labels": labels}, record)
+
+
+def segment_tissues(
+    heads: tuple[Volume, ...], grid: Grid, tissue_model: ReadyModel, processing: Processing, brain: Brain
+) -> Segmentation:
+    """Run a tissue model, and combine it with a brain mask on the output's grid.
+
+    Parameters
+    ----------
+    heads, grid
+        As for `segment_labels`.
+    tissue_model : ReadyModel
+        It sees what its card asks for: the whole head, or the brain, evenly lit.
+    processing : Processing
+    brain : Brain
+
+    Raises
+    ------
+    InputError
+        The model finds nothing, or hardly any tissue within the mask.
+    """
+    clock = Clock()
+    card = tissue_model.card
+    with clock.stage(f"infer {card.name}"):
+        tissue, seen = run_model(heads, tissue_model, processing, brain)
+    with clock.stage(f"write {card.name}"):
+        probabilities = tissue_probabilities(brain.probability, tissue, card)
         on_models_grid = tissue_maps(*(p.voxels for p in probabilities))
-        notes += check_tissue_share(on_models_grid, tissue_model.card.name)
+        notes = check_tissue_share(on_models_grid, card.name)
         maps = tissue_maps(*(restore_probability(p, grid) for p in probabilities))
-        volumes = _volumes_mm3(Volume(on_models_grid.labels, mask.grid))
+        tissues = Volume(on_models_grid.labels, brain.probability.grid)
+        quality = _measure(tissues, tissue, maps.mask, grid, brain)
     gm, wm, csf = maps.probabilities
     contents = {"mask": maps.mask.astype(np.uint8), "dseg": maps.labels, "GM": gm, "WM": wm, "CSF": csf}
-    predictions = {mask_model.card.name: mask, tissue_model.card.name: tissue}
-    parameters = _without(processing, "LabelInterpolation")
-    record = _record(clock, predictions, volumes, parameters, notes, preparations)
+    found = Findings(quality, flags(quality, TISSUE_NAMES), "", seen.notes + notes)
+    parameters = processing.parameters(but=("label_interpolation", "label_scheme"))
+    record = _record(clock, card, tissue, seen.preparation, found, parameters, brain)
     return Segmentation(grid, contents, record)
 
 
 def run_model(
-    conformed: Volume, ready: ReadyModel, processing: Processing, brain: Brain | None = None
-) -> Prediction:
+    heads: tuple[Volume, ...], ready: ReadyModel, processing: Processing, brain: Brain | None
+) -> tuple[Prediction, Seen]:
     """Predict and post-filter; probabilities come with models of masks and tissues.
 
     Parameters
     ----------
-    conformed : Volume
+    heads : tuple of Volume
+        One a channel, on the model's grid.
     ready : ReadyModel
     processing : Processing
     brain : Brain or None
-        What the network is to see in place of the whole head.
+        What the network is to see in place of the whole head, if its card or the
+        processing says so.
 
     Raises
     ------
@@ -200,14 +219,15 @@ def run_model(
         The model finds nothing at all.
     """
     card = ready.card
+    way = preparing_of(card, processing.prepare)
+    seen = what_model_sees(heads, card, way, brain, full_volume=processing.full_volume)
     prediction = predict(
-        conformed if brain is None else brain.mask,
+        seen.view,
         ready.content,
         card,
-        scaled=None if brain is None else brain.scaled,
         device=processing.device,
         threads=processing.threads,
-        full_volume=processing.full_volume,
+        mem_gb=processing.mem_gb,
         with_probabilities=card.output.role != "regions",
     )
     if not prediction.labels.voxels.any():
@@ -215,48 +235,39 @@ def run_model(
             f"model {card.name!r} finds nothing in this image; is it a head, upright in its own "
             f"coordinates, in a contrast that the model knows ({', '.join(card.modalities)})?"
         )
-    return post_filter(prediction, card)
+    return post_filter(prediction, card), seen
 
 
-def extract_brain(conformed: Volume, mask: Prediction, white_matter: float = 1.0) -> Brain | None:
-    """Correct the bias field within a mask, and bring white matter to a level; what is above 1 is cut off.
-
-    Returns
-    -------
-    Brain or None
-        None where white matter makes no peak in the histogram: this is no T1w image,
-        or the mask is wrong.
-    """
-    inside = mask.labels.voxels > 0
-    corrected = correct_bias(conformed.voxels, inside)
-    level = white_matter_level(corrected[inside])
-    if level is None:
+def prediction_of(brain: Brain) -> tuple[Prediction, Seen] | None:
+    """Give what a mask model said, from the brain that was made of it; None for a mask that was given."""
+    record, probability = brain.record, brain.probability
+    if record.execution is None:
         return None
-    shown = Volume(inside.astype(np.uint8) * 255, conformed.grid)
-    return Brain(shown, scale_by_level(corrected, level / white_matter), level)
+    labels = Volume(brain.inside.astype(np.uint8), probability.grid)
+    confidence = Volume(np.maximum(probability.voxels, 1 - probability.voxels), probability.grid)
+    seen = FieldOfView(full_box(probability.grid.shape), record.field_of_view)
+    removed = record.removed_components
+    prediction = Prediction(labels, confidence, None, seen, record.execution, removed)
+    return prediction, Seen(View(probability.voxels[np.newaxis], probability.grid, seen.box))
 
 
-def wants_brain(model: Model, processing: Processing) -> bool:
-    """Tell whether a model is to see the evenly lit brain only, where a mask is at hand."""
-    return processing.prepare == "auto" and model.card.input.prepare == "brain"
-
-
-def tissue_probabilities(mask: Prediction, tissue: Prediction, card: ModelCard) -> tuple[Volume, ...]:
+def tissue_probabilities(brain: Volume, tissue: Prediction, card: ModelCard) -> tuple[Volume, ...]:
     """Give the probabilities of brain, GM, WM and CSF on the models' grid.
 
     Parameters
     ----------
-    mask, tissue : Prediction
+    brain : Volume
+        Probability of brain with its CSF, float32.
+    tissue : Prediction
         With probabilities, on the same grid.
     card : ModelCard
         Of the tissue model.
     """
-    brain = mask.probability(1)
     gm = tissue.probability(*card.output.indices_of("GM"))
     wm = tissue.probability(*card.output.indices_of("WM"))
     # A CSF class of the tissue model is among what is neither.
     csf = csf_probability(brain.voxels, (1 - gm.voxels - wm.voxels).clip(0, 1))
-    return brain, gm, wm, Volume(csf, mask.grid)
+    return brain, gm, wm, Volume(csf, brain.grid)
 
 
 def check_tissue_share(maps: TissueMaps, name: str) -> tuple[str, ...]:
@@ -277,49 +288,44 @@ def check_tissue_share(maps: TissueMaps, name: str) -> tuple[str, ...]:
     return (f"{found}; look at the result.",) if share < _LOW_TISSUE_SHARE else ()
 
 
+def _measure(
+    labels: Volume, prediction: Prediction, on_image: np.ndarray, grid: Grid, brain: Brain | None
+) -> Quality:
+    """Measure a result: labels on the model's grid, and their mask on the image's."""
+    record = brain.record if brain else None
+    return Quality(
+        volumes_mm3=label_volumes_mm3(labels),
+        intracranial_mm3=record.volume_mm3 if record else None,
+        intracranial_method=record.origin if record else "",
+        components_removed=prediction.removed_components,
+        border_share=border_share(on_image, grid.spacing_mm),
+        mean_confidence=mean_confidence(prediction.confidence.voxels, prediction.labels.voxels),
+        upside_down=record.upside_down if record else False,
+    )
+
+
 def _record(
     clock: Clock,
-    predictions: dict[str, Prediction],
-    volumes_mm3: dict[str, float],
+    card: ModelCard,
+    prediction: Prediction,
+    preparation: str,
+    found: Findings,
     parameters: dict[str, Any],
-    notes: tuple[str, ...] = (),
-    preparations: dict[str, str] | None = None,
+    brain: Brain | None,
 ) -> StepRecord:
     return StepRecord(
         digests=None,
-        executions={name: prediction.execution for name, prediction in predictions.items()},
+        brain=brain.record if brain else None,
+        executions={card.name: prediction.execution},
+        fields_of_view={card.name: prediction.field_of_view.description},
         parameters=parameters,
-        preparations=preparations or {},
-        volumes_mm3=volumes_mm3,
-        seconds=clock.seconds,
-        notes=notes,
+        preparations={card.name: preparation} if preparation else {},
+        quality=found.quality,
+        flags=found.flags,
+        sides=found.sides,
+        seconds={**(brain.record.seconds if brain else {}), **clock.seconds},
+        notes=(brain.record.notes if brain else ()) + found.notes,
         started=clock.started,
         ended=utc_now(),
         peak_memory_mb=peak_memory_mb(),
     )
-
-
-def _prepare_for(
-    card: ModelCard, conformed: Volume, mask: Prediction, mask_card: ModelCard
-) -> tuple[Brain | None, tuple[str, ...], dict[str, str]]:
-    """Give what a model is to see in place of the head, notes, and what was done, by the model's name."""
-    brain = extract_brain(conformed, mask, card.input.white_matter)
-    if brain is None:
-        return None, (f"White matter makes no peak within the mask, so {card.name} saw {_WHOLE}.",), {}
-    done = (
-        f"mask of {mask_card.name}, N4 bias correction within it, white matter (grey level "
-        f"{brain.white_matter:.1f} of the conformed image) scaled to {card.input.white_matter}"
-    )
-    return brain, (), {card.name: done}
-
-
-def _without(processing: Processing, name: str) -> dict[str, Any]:
-    """Give the parameters that decide a result, but for one that the step does not have."""
-    return {key: value for key, value in processing.parameters().items() if key != name}
-
-
-def _volumes_mm3(labels: Volume) -> dict[str, float]:
-    """Volume by label index, counted on the models' grid; background left out."""
-    counts = np.bincount(labels.voxels.ravel())
-    voxel = labels.grid.voxel_volume_mm3
-    return {str(i): round(float(n * voxel), 1) for i, n in enumerate(counts) if i and n}

@@ -1,9 +1,9 @@
 """How right the models are: ``python -m tests.benchmarks.quality [MODEL...]``.
 
 Dice against FreeSurfer's labels of ``sub-ecog`` (automatic ones: a second opinion, not
-the truth), with the default preparation and without any, and the volumes found on the
-raw heads that have no labels; a JSON line for each model and preparation, a quarter of
-an hour on two cores. Needs the folder of real data (BRAINCHOP_SHARED).
+the truth), and the volumes found on the raw heads that have no labels; a JSON line for
+each model and preparation, half an hour on two cores. Needs the folder of real data
+(BRAINCHOP_SHARED).
 """
 
 import argparse
@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -20,11 +21,19 @@ from brainchop_pipe.core.grid import Volume
 from brainchop_pipe.core.metrics import dice
 from brainchop_pipe.core.resample import resample_nearest
 from brainchop_pipe.errors import InputError
-from brainchop_pipe.file_steps import conform_file, load_model, segment_labels_file, segment_tissues_file
+from brainchop_pipe.file_steps import (
+    conform_file,
+    extract_brain_file,
+    load_model,
+    segment_labels_file,
+    segment_tissues_file,
+)
 from brainchop_pipe.images import read_image
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.record import StepRecord
 from brainchop_pipe.settings import Preparation, available_cpus
+from brainchop_pipe.step_files import BrainFiles
+from brainchop_pipe.zoo.catalog import shipped_models
 
 SHARED = Path(os.environ.get("BRAINCHOP_SHARED", Path(__file__).parents[3] / "shared")).resolve()
 DATASET = SHARED / "data" / "heads"
@@ -36,6 +45,12 @@ MASK_MODEL = "mindgrab"
 WHITE = (2, 41, 7, 46, 16, 28, 60, 85, 77, *range(251, 256))
 FLUID = (4, 5, 14, 15, 24, 43, 44, 72)
 CORTEX = (3, 42, *range(1000, 1036), *range(2000, 2036))
+# Classes of the models that take several of FreeSurfer's together.
+REFERENCE_OF = {
+    "Cerebral-Cortex": CORTEX,
+    "Ventricle": (4, 43, 5, 44),
+    "Corpus-Callosum": tuple(range(251, 256)),
+}
 FEWEST_VOXELS = 50
 
 
@@ -61,7 +76,7 @@ def tissue_dice(dseg: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 def region_dice(labels: np.ndarray, card: ModelCard, reference: np.ndarray) -> dict[str, float]:
     values = []
     for label in card.output.labels[1:]:
-        indices = CORTEX if label.name == "Cerebral-Cortex" else label.freesurfer
+        indices = REFERENCE_OF.get(label.name, label.freesurfer)
         wanted = np.isin(reference, indices)
         if wanted.sum() > FEWEST_VOXELS:
             values.append(dice(labels == label.index, wanted))
@@ -72,19 +87,23 @@ def region_dice(labels: np.ndarray, card: ModelCard, reference: np.ndarray) -> d
 
 
 def segment(image: Path, name: str, prepare: Preparation, folder: Path) -> tuple[np.ndarray, StepRecord]:
-    """Give a model's label map, native order, and the record."""
-    conformed = conform_file(image, folder / "conformed.nii")
+    """Give a model's label map, native order, and the record; a head's brain is looked for once."""
+    stem = f"{image.name.removesuffix('.nii.gz')}"
+    conformed, brain = (
+        folder / f"{stem}.nii",
+        BrainFiles(folder / stem / "mask.nii", folder / stem / "brain.nii"),
+    )
     threads = available_cpus()
+    if not conformed.exists():
+        conform_file(image, conformed)
+        extract_brain_file(conformed, folder / stem, mask_model=MASK_MODEL, threads=threads)
+    common = {"prepare": prepare, "threads": threads, "orientation": "native"}
     if load_model(name).card.output.role == "tissue":
-        pair = {"mask_model": MASK_MODEL, "tissue_model": name}
-        files = segment_tissues_file(
-            conformed, image, folder, prepare=prepare, threads=threads, orientation="native", **pair
-        )
+        files = segment_tissues_file(conformed, image, *brain, folder, tissue_model=name, **common)
         path, record = files.dseg, files.record
     else:
-        path, record = segment_labels_file(
-            conformed, image, folder, model=name, threads=threads, orientation="native"
-        )
+        given = brain._asdict()
+        path, record = segment_labels_file(conformed, image, folder, model=name, **given, **common)
     return read_image(path, allow_constant=True).volume.voxels, StepRecord.model_validate_json(
         record.read_bytes()
     )
@@ -101,25 +120,46 @@ def measure(model: str, prepare: Preparation, reference: np.ndarray, folder: Pat
         except InputError as error:
             row[head] = f"refused: {error}"
             continue
-        if head != LABELLED:
-            row[head] = {i: round(volume / 1000) for i, volume in record.volumes_mm3.items()}
-        elif card.output.role == "tissue":
-            row[head] = tissue_dice(labels, reference)
+        if head == LABELLED:
+            row[head] = agreement(labels, card, reference)
         else:
-            row[head] = region_dice(labels, card, reference)
+            row[head] = {
+                "brain mL": round(sum(record.volumes_mm3.values()) / 1000),
+                **(
+                    {i: round(v / 1000) for i, v in record.volumes_mm3.items()}
+                    if len(card.output.labels) < 5
+                    else {}
+                ),
+            }
+        if record.flags:
+            row[f"{head}, flags"] = record.flags
     return row
+
+
+def agreement(labels: np.ndarray, card: ModelCard, reference: np.ndarray) -> dict[str, float]:
+    """Give the Dice coefficients that suit a model."""
+    if card.output.role == "tissue":
+        return tissue_dice(labels, reference)
+    if card.output.role == "mask":
+        return {"brain": round(dice(labels > 0, (reference > 0) & (reference != 24)), 3)}
+    return region_dice(labels, card, reference)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", default=["tissue", "tissue_fast", "subcortical"])
+    parser.add_argument("models", nargs="*", default=list(shipped_models()))
+    parser.add_argument(
+        "--prepare",
+        nargs="+",
+        default=["auto"],
+        choices=get_args(Preparation),
+        help="what the models see; auto, what their cards ask for",
+    )
     given = parser.parse_args()
     reference = reference_on(DATASET / f"sub-{LABELLED}/anat/sub-{LABELLED}_T1w.nii.gz")
     with tempfile.TemporaryDirectory() as name:
         for model in given.models:
-            tissue = load_model(model).card.output.role == "tissue"
-            ways: tuple[Preparation, ...] = ("auto", "none") if tissue else ("auto",)
-            for prepare in ways:
+            for prepare in given.prepare:
                 row = measure(model, prepare, reference, Path(name))
                 sys.stdout.write(json.dumps(row) + "\n")
                 sys.stdout.flush()

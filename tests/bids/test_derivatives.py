@@ -11,7 +11,9 @@ from brainchop_pipe.bids.derivatives import (
 )
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.errors import UsageError
-from brainchop_pipe.zoo.catalog import check_tissue_model, find_models
+from brainchop_pipe.settings import Processing
+from brainchop_pipe.zoo.catalog import find_models
+from brainchop_pipe.zoo.plan import check_tissue_model
 from conftest import make_card
 
 T1W = Source(PurePosixPath("sub-1/anat"), "sub-1_T1w.nii.gz", "bids:raw:x", "sub-1", (("sub", "1"),), "T1w")
@@ -39,14 +41,14 @@ TRUSTED = [
 
 
 def test_mask_and_tissue_model_together_own_the_trusted_names(models):
-    products = plan_products(models("made_regions", "made_tissue", "made_mask"), None)
+    products = plan_products(models("made_regions", "made_tissue", "made_mask"), Processing())
     assert files(T1W, products) == [*TRUSTED, "sub-1_seg-maderegions_desc-regions_dseg.nii.gz"]
 
 
 @pytest.mark.parametrize("alone", ["made_mask", "made_tissue", "made_regions"])
 def test_no_model_gets_a_trusted_name_alone(models, alone):
     label = alone.replace("_", "")
-    (name,) = files(T1W, plan_products(models(alone), None))
+    (name,) = files(T1W, plan_products(models(alone), Processing()))
     assert name.startswith(f"sub-1_seg-{label}_desc-")
 
 
@@ -54,15 +56,17 @@ def test_mask_model_without_csf_owns_nothing(tmp_path, models):
     output = json.loads(make_card(tmp_path, "mask").read_text())["output"]
     card = make_card(tmp_path, "mask", output={**output, "includes_csf": False})
     (mask,) = find_models((str(card),))
-    products = plan_products((mask, *models("made_tissue")), None)
+    products = plan_products((mask, *models("made_tissue")), Processing())
     assert not any(product.is_tissue_set for product in products)
 
 
 def test_first_tissue_model_owns_the_maps_unless_another_is_named(models):
     run = models("made_mask", "made_tissue", "second_tissue")
-    assert "sub-1_seg-second_desc-tissue_dseg.nii.gz" in files(T1W, plan_products(run, None))
+    assert "sub-1_seg-second_desc-tissue_dseg.nii.gz" in files(T1W, plan_products(run, Processing()))
     for name in ("second_tissue", "second"):
-        assert "sub-1_seg-madetissue_desc-tissue_dseg.nii.gz" in files(T1W, plan_products(run, name))
+        assert "sub-1_seg-madetissue_desc-tissue_dseg.nii.gz" in files(
+            T1W, plan_products(run, Processing(tissue_model=name))
+        )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,7 @@ def test_owner_that_can_be_one_is_taken(models):
 
 
 def test_other_contrasts_name_their_space(models):
-    assert files(T2W, plan_products(models("made_mask", "made_tissue"), None))[:2] == [
+    assert files(T2W, plan_products(models("made_mask", "made_tissue"), Processing()))[:2] == [
         "sub-1_space-T2w_desc-brain_mask.nii.gz",
         "sub-1_space-T2w_dseg.nii.gz",
     ]
@@ -90,7 +94,7 @@ def test_other_contrasts_name_their_space(models):
     [("mask", "Type", "Brain"), ("dseg", "Manual", False), ("segmentation", "Manual", False)],
 )
 def test_sidecars_have_the_keys_of_bids(models, content, key, value):
-    (product,) = plan_products(models("made_regions"), None)
+    (product,) = plan_products(models("made_regions"), Processing())
     metadata = sidecar_metadata(content, T2W, product)
     assert metadata[key] == value
     assert metadata["Sources"] == ["bids:raw:y"]
@@ -98,11 +102,11 @@ def test_sidecars_have_the_keys_of_bids(models, content, key, value):
 
 
 def test_label_tables_stand_beside_label_maps(models):
-    tissue, regions = plan_products(models("made_mask", "made_tissue", "made_regions"), None)
-    ((path, table),) = label_table(T1W, tissue).items()
+    tissue, regions = plan_products(models("made_mask", "made_tissue", "made_regions"), Processing())
+    ((path, table),) = label_table(T1W, tissue, "compact").items()
     assert path.name == "sub-1_dseg.tsv"
     assert table.decode().splitlines()[1:3] == ["0\tBackground\tBG\t#000000", "1\tGrey matter\tGM\t#CD3E4E"]
-    ((path, table),) = label_table(T1W, regions).items()
+    ((path, table),) = label_table(T1W, regions, "compact").items()
     assert path.name == "sub-1_seg-maderegions_desc-regions_dseg.tsv"
     assert table.decode().splitlines()[2] == "1\tClass 1\tn/a\t#808080\tn/a"
 

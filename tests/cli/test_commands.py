@@ -151,7 +151,7 @@ def test_filter_file_and_memory_limit_are_read(run, dataset, tmp_path, cards):
     filters = tmp_path / "filter.json"
     filters.write_text('{"t1w": {"session": "b"}, "t2w": {"session": "b"}}')
     words = ("participant", "--models", cards.regions, "--bids-filter-file", filters)
-    code, out, _ = run(dataset, tmp_path / "out", *words, "--mem-mb", "2000")
+    code, out, _ = run(dataset, tmp_path / "out", *words, "--mem-mb", "4000")
     assert code == 0
     assert out.count("done") == 1
     assert run(dataset, tmp_path / "out", *words, "--mem-gb", "0.1")[0] == 64

@@ -72,6 +72,17 @@ def test_level_of_white_matter_is_found_at_any_gain(gain, white):
     assert found == pytest.approx(gain * 125, rel=0.05)
 
 
+@pytest.mark.parametrize("percent", [0.2, 0.4, 0.6, 0.8])
+def test_level_follows_white_matter_more_finely_than_the_bins_of_the_search(percent):
+    # As many vessels as keep the histogram's range from moving along.
+    others = tissues(np.random.default_rng(2), CSF, GM, (190, 1, 20_000))
+    white = np.random.default_rng(1).normal(125, 5, 400_000)
+    before, after = (
+        white_matter_level(np.concatenate([others, white * gain])) for gain in (1, 1 + percent / 100)
+    )
+    assert after / before == pytest.approx(1 + percent / 100, abs=5e-4)
+
+
 def test_few_bright_vessels_are_not_taken_for_white_matter():
     rng = np.random.default_rng(1)
     brain = tissues(rng, CSF, GM, (125, 5, 400_000), (190, 5, 8_000))

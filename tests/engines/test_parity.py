@@ -10,10 +10,13 @@ from pydra.utils.general import get_fields
 from brainchop_pipe import file_steps
 from brainchop_pipe.engines import nipype_interfaces, pydra_tasks
 from brainchop_pipe.engines.describe import descriptions, parameters
+from brainchop_pipe.images import read_image
+from brainchop_pipe.record import BrainRecord
 from brainchop_pipe.versions import code_version
 
 STEPS = {
     "Conform": file_steps.conform_file,
+    "ExtractBrain": file_steps.extract_brain_file,
     "Infer": file_steps.infer_file,
     "PostFilter": file_steps.post_filter_file,
     "Restore": file_steps.restore_file,
@@ -32,12 +35,12 @@ def _hash_cache(monkeypatch, tmp_path):
 
 def defaults_of_task(name) -> dict[str, object]:
     fields = {f.name: f.default for f in get_fields(getattr(pydra_tasks, name))}
-    return {n: None if getattr(d, "name", "") == "NO_DEFAULT" else d for n, d in fields.items()}
+    return {n: None if getattr(d, "name", "") == "NO_DEFAULT" or d == () else d for n, d in fields.items()}
 
 
 @steps
 def test_parameters_and_defaults_are_the_same(name):
-    step = {n: None if p.default is p.empty else p.default for n, p in parameters(STEPS[name]).items()}
+    step = {n: None if p.default in (p.empty, ()) else p.default for n, p in parameters(STEPS[name]).items()}
     task = {n: d for n, d in defaults_of_task(name).items() if n not in OUTSIDE}
     interface = getattr(nipype_interfaces, name)()
     traits = {n: getattr(interface.inputs, n) for n in interface.inputs.copyable_trait_names()}
@@ -74,20 +77,34 @@ def inputs(tmp_path, head_file, cards) -> dict[str, dict[str, object]]:
     native = file_steps.segment_labels_file(
         conformed, head_file, tmp_path / "n", model=cards.mask, orientation="native"
     )
-    pair = {"mask_model": cards.mask, "tissue_model": cards.tissue}
+    brain = file_steps.extract_brain_file(conformed, tmp_path, mask_model=cards.mask)
     return {
         "Conform": {"in_file": head_file},
+        "ExtractBrain": {"in_file": conformed, "mask_model": cards.mask},
         "Infer": {"in_file": conformed, "model": cards.regions},
         "PostFilter": {"in_file": labels, "model": cards.regions},
         "Restore": {"in_file": labels, "reference": head_file},
         "SegmentLabels": {"in_file": conformed, "reference": head_file, "model": cards.regions},
-        "SegmentTissues": {"in_file": conformed, "reference": head_file, **pair},
+        "SegmentTissues": {
+            **{"in_file": conformed, "reference": head_file, "tissue_model": cards.tissue},
+            **brain._asdict(),
+        },
         "CorrectBias": {"in_file": head_file, "mask": native.labels},
     }
 
 
 def images(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.glob("*.nii*")}
+    return {p.name: content(p) for p in folder.glob("*.nii*")}
+
+
+def content(path: Path) -> bytes:
+    """Give the bytes of an image; of one that says how long its making took, header and voxels."""
+    image = read_image(path, allow_constant=True)
+    if '"seconds"' not in image.comment:
+        return path.read_bytes()
+    record = BrainRecord.model_validate_json(image.comment).model_copy(update={"seconds": {}})
+    volume = image.volume
+    return record.model_dump_json().encode() + volume.grid.affine.tobytes() + volume.voxels.tobytes()
 
 
 @steps

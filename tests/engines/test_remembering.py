@@ -13,7 +13,7 @@ from pydra.engine.submitter import Submitter
 from brainchop_pipe import file_steps
 from brainchop_pipe.engines import nipype_interfaces, pydra_tasks
 from brainchop_pipe.errors import UsageError
-from brainchop_pipe.zoo.catalog import group_names
+from brainchop_pipe.zoo.plan import group_names
 from conftest import head_affine, head_voxels, make_card, save
 
 
@@ -99,7 +99,7 @@ def touch_nothing(given, tmp_path):
 
 
 def change_resources(given, tmp_path):
-    given |= {"threads": 2, "device": "cpu"}
+    given |= {"threads": 2, "device": "cpu", "mem_gb": 100.0}
 
 
 def name_the_card_otherwise(given, tmp_path):

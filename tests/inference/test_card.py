@@ -20,7 +20,7 @@ def test_made_card_reads(tmp_path):
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
         ({"schema_version": 2}, "schema_version"),
         ({"memory": {"full_gb": -1, "cropped_gb": 1}}, r"memory\.full_gb"),
-        ({"input": {"intensity": {"method": "zscore"}}}, "intensity"),
+        ({"input": {"intensity": {"method": "median"}}}, "intensity"),
     ],
 )
 def test_wrong_key_is_named(tmp_path, changes, message):

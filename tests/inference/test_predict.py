@@ -5,10 +5,12 @@ import pytest
 
 from brainchop_pipe.core.grid import Grid, Volume
 from brainchop_pipe.errors import ModelError, ProviderError
-from brainchop_pipe.inference import predict as module
-from brainchop_pipe.inference.card import Crop, ModelCard, QuantileScaling, read_card
-from brainchop_pipe.inference.predict import post_filter, predict
+from brainchop_pipe.inference import network as module
+from brainchop_pipe.inference.card import ModelCard, read_card
+from brainchop_pipe.inference.card_input import Crop, QuantileScaling
+from brainchop_pipe.inference.predict import Prediction, post_filter, predict
 from brainchop_pipe.inference.session import Execution, Session
+from brainchop_pipe.inference.view import view_of
 from conftest import linear_model, make_card
 
 
@@ -29,8 +31,12 @@ def model(folder: Path, kind: str, **changes) -> tuple[bytes, ModelCard]:
     return (folder / f"{kind}.onnx").read_bytes(), card.model_copy(update=changes)
 
 
+def see(volume: Volume, content: bytes, card: ModelCard, *, full_volume=False, **kwargs) -> Prediction:
+    return predict(view_of((volume,), card, full_volume=full_volume), content, card, **kwargs)
+
+
 def test_labels_are_the_argmax_of_the_probabilities(tmp_path, volume):
-    prediction = predict(volume, *model(tmp_path, "tissue"), with_probabilities=True)
+    prediction = see(volume, *model(tmp_path, "tissue"), with_probabilities=True)
     stacked = np.stack([prediction.probability(n).voxels for n in range(3)])
     np.testing.assert_array_equal(prediction.labels.voxels, stacked.argmax(axis=0))
     np.testing.assert_allclose(stacked.sum(axis=0), 1, atol=1e-6)
@@ -41,17 +47,17 @@ def test_crop_changes_nothing_where_the_network_sees_single_voxels(tmp_path, vol
     content, card = model(tmp_path, "tissue")
     crop = Crop(threshold=20, margin_voxels=4, agreement=1, measured_on="made")
     cropped_card = card.model_copy(update={"input": card.input.model_copy(update={"crop": crop})})
-    full = predict(volume, content, cropped_card, full_volume=True)
-    cropped = post_filter(predict(volume, content, cropped_card, with_probabilities=True), cropped_card)
-    assert full.box[0] == slice(0, 64)
-    assert cropped.box[0].stop < 60
+    full = see(volume, content, cropped_card, full_volume=True)
+    cropped = post_filter(see(volume, content, cropped_card, with_probabilities=True), cropped_card)
+    assert full.field_of_view.box[0] == slice(0, 64)
+    assert cropped.field_of_view.box[0].stop < 60
     np.testing.assert_array_equal(cropped.labels.voxels, post_filter(full, card).labels.voxels)
     assert cropped.probability(0).voxels[60, 60, 60] == 1
 
 
 def test_post_filter_takes_probabilities_along(tmp_path, volume):
     content, card = model(tmp_path, "tissue")
-    raw = predict(volume, content, card, with_probabilities=True)
+    raw = see(volume, content, card, with_probabilities=True)
     filtered = post_filter(raw, card)
     assert raw.labels.voxels[60, 60, 60] == 1
     assert filtered.labels.voxels[60, 60, 60] == 0
@@ -64,40 +70,39 @@ def test_post_filter_can_be_off(tmp_path, volume):
     card = card.model_copy(
         update={"post_filter": card.post_filter.model_copy(update={"largest_component": False})}
     )
-    raw = predict(volume, content, card)
+    raw = see(volume, content, card)
     assert post_filter(raw, card) is raw
-    assert module.filter_labels(raw.labels.voxels, card) is raw.labels.voxels
 
 
 def test_quantile_scaling_of_the_card_is_used(tmp_path, volume):
     content, card = model(tmp_path, "mask")
     scaling = QuantileScaling(method="quantile", low=0, high=0.999)
     quantile = card.model_copy(update={"input": card.input.model_copy(update={"intensity": scaling})})
-    assert predict(volume, content, quantile).labels.voxels.any()
+    assert see(volume, content, quantile).labels.voxels.any()
 
 
 def test_probabilities_must_have_been_asked_for(tmp_path, volume):
     with pytest.raises(ModelError, match="holds labels only"):
-        predict(volume, *model(tmp_path, "mask")).probability(1)
+        see(volume, *model(tmp_path, "mask")).probability(1)
 
 
 def test_output_that_does_not_fit_the_card_is_refused(tmp_path, volume):
     _, card = model(tmp_path, "mask")
     card = card.model_copy(update={"weights": card.weights.model_copy(update={"onnx_sha256": "e" * 64})})
     with pytest.raises(ModelError, match=r"gave shape \(1, 3, 64"):
-        predict(volume, linear_model([0, 1, 2], [0, 0, 0]), card)
+        see(volume, linear_model([0, 1, 2], [0, 0, 0]), card)
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path, volume):
     _, card = model(tmp_path, "mask")
     card = card.model_copy(update={"weights": card.weights.model_copy(update={"onnx_sha256": "f" * 64})})
     with pytest.raises(ModelError, match="not finite"):
-        predict(volume, linear_model([0, np.nan], [0, 0]), card)
+        see(volume, linear_model([0, np.nan], [0, 0]), card)
 
 
 def test_lowest_class_wins_a_tie():
-    logits = np.zeros((3, 2, 2, 2), np.float32)
-    assert not module._argmax(logits, np.dtype(np.uint8)).any()
+    logits = np.zeros((1, 3, 2, 2, 2), np.float32)
+    assert not module._argmax(logits, np.uint8).any()
 
 
 class BrokenOnGpu:
@@ -117,8 +122,8 @@ def test_failure_on_a_gpu_falls_back_only_if_the_device_was_free_to_choose(
     monkeypatch.setattr(module, "open_session", lambda *_: broken)
     if requested == "cuda":
         with pytest.raises(ProviderError, match="out of memory"):
-            predict(volume, content, card, device="cuda")
+            see(volume, content, card, device="cuda")
         return
-    prediction = predict(volume, content, card)
+    prediction = see(volume, content, card)
     assert prediction.execution.provider == "CPUExecutionProvider"
     assert "out of memory" in prediction.execution.fallbacks[0]

@@ -22,7 +22,7 @@ def _empty_cache(monkeypatch):
 
 def test_session_runs_and_is_cached():
     session = open_session(MODEL, "a", "cpu", 1)
-    assert session.run(VOLUME).shape == (1, 2, 4, 4, 4)
+    assert session.run(VOLUME)[0].shape == (1, 2, 4, 4, 4)
     assert open_session(MODEL, "a", "cpu", 1) is session
     assert open_session(MODEL, "a", "cpu", 2) is not session
 
@@ -54,7 +54,7 @@ def test_file_that_is_no_model_is_refused():
 
 
 def test_wrong_shape_is_a_providers_error():
-    with pytest.raises(ProviderError, match="failed on a volume of shape"):
+    with pytest.raises(ProviderError, match="failed on an input of shape"):
         open_session(MODEL, "a", "cpu", 1).run(VOLUME[0])
 
 
@@ -80,6 +80,7 @@ class FakeRuntime:
 
 @pytest.mark.parametrize("given", ["CPUExecutionProvider", RuntimeError("no driver")])
 def test_provider_that_is_installed_but_does_not_work(monkeypatch, given):
+    monkeypatch.setattr(module, "_share_allocator", lambda: None)
     monkeypatch.setattr(module, "load_onnxruntime", lambda: FakeRuntime({"CUDAExecutionProvider": given}))
     execution = open_session(MODEL, "a", "auto", 1).execution
     assert execution.provider == "CPUExecutionProvider"

@@ -26,6 +26,7 @@ from brainchop_pipe.file_steps import (
     LabelFiles,
     TissueFiles,
     conform_file,
+    extract_brain_file,
     segment_labels_file,
     segment_tissues_file,
 )
@@ -96,8 +97,8 @@ def made(tmp_path, dataset, cards) -> tuple[Path, Settings, TissueFiles, LabelFi
     """An image of a dataset, and what the steps made of it."""
     image = dataset / "sub-01/anat/sub-01_T1w.nii.gz"
     conformed = conform_file(image, tmp_path / "conformed.nii")
-    pair = {"mask_model": cards.mask, "tissue_model": cards.tissue}
-    tissues = segment_tissues_file(conformed, image, tmp_path / "made", **pair)
+    brain = extract_brain_file(conformed, tmp_path, mask_model=cards.mask)
+    tissues = segment_tissues_file(conformed, image, *brain, tmp_path / "made", tissue_model=cards.tissue)
     labels = segment_labels_file(conformed, image, tmp_path / "made", model=cards.regions)
     processing = Processing(models=(cards.mask, cards.tissue, cards.regions))
     return image, Settings(tmp_path / "out", processing, bids_dir=dataset), tissues, labels

@@ -97,7 +97,7 @@ def test_converted_network_computes_what_its_layers_say(activation, suffix):
     topology, content, tensors = published(meshnet(activation, suffix))
     model = onnx_from_tfjs(topology, content)
     volume = np.random.default_rng(1).random((9, 8, 7)).astype(np.float32)
-    found = open_session(model, sha256_of_bytes(model), "cpu", 1).run(volume[None, None])[0]
+    found = open_session(model, sha256_of_bytes(model), "cpu", 1).run(volume[None, None])[0][0]
     np.testing.assert_allclose(found, reference(volume, tensors, activation, suffix), atol=2e-5)
 
 
@@ -117,6 +117,7 @@ def test_conversion_gives_the_same_bytes_each_time():
         (lambda layers: layers[2].update(class_name="Dense"), "is a Dense"),
         (lambda layers: layers[3].update(inbound_nodes=[[["input", 0, 0, {}]]]), "only plain chains"),
         (lambda layers: layers[1].update(name="other"), "other"),
+        (lambda layers: layers[1]["config"].update(filters=4), r"\(3, 1, 3, 3, 3\); \(4, \.\.\., 3, 3, 3\)"),
     ],
 )
 def test_what_is_no_meshnet_is_refused(change, message):
@@ -125,6 +126,14 @@ def test_what_is_no_meshnet_is_refused(change, message):
     change(document["modelTopology"]["model_config"]["config"]["layers"])
     with pytest.raises(ModelError, match=message):
         onnx_from_tfjs(json.dumps(document).encode(), content)
+
+
+def test_model_without_a_convolution_is_refused():
+    topology, content, _ = published(
+        [meshnet("relu")[0], layer("Activation", "act", "input", activation="relu")]
+    )
+    with pytest.raises(ModelError, match="has no convolution"):
+        onnx_from_tfjs(topology, content)
 
 
 def test_weight_file_must_be_filled_exactly():

@@ -9,21 +9,24 @@ result has the model's name in its own.
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import quote
 
 from brainchop_pipe.bids.names import Source
+from brainchop_pipe.inference.numbering import LabelScheme, output_labels
+from brainchop_pipe.settings import Processing
 from brainchop_pipe.storage import write_if_changed
-from brainchop_pipe.zoo.catalog import Model, group_models
+from brainchop_pipe.zoo.catalog import Model, find_model
+from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL, group_models, is_mask_model, preparing_of
 
 BIDS_VERSION = "1.11.1"
 
 # Of the group level: a row for each label of each image, which BIDS has no place for.
 VOLUMES_TABLE = "volumes"
 
-Content = Literal["mask", "dseg", "GM", "WM", "CSF", "segmentation"]
+Content = Literal["mask", "dseg", "GM", "WM", "CSF", "segmentation", "brain"]
 
 # Of the trusted set: index, name, abbreviation, colour. The numbers are BIDS's and sMRIPrep's.
 _TISSUES = (
@@ -63,9 +66,21 @@ class Product:
     ----------
     models : tuple of Model
         Mask model and tissue model, or the one model of a segmentation.
+    mask_model : Model or None
+        The one that finds the brain for them; None where they see the whole head.
+    keeps_brain : bool
+        What they see of the brain is written too.
     """
 
     models: tuple[Model, ...]
+    mask_model: Model | None = None
+    keeps_brain: bool = False
+
+    @property
+    def involved(self) -> tuple[Model, ...]:
+        """All models that decide what comes out, the one that finds the brain first."""
+        first = (self.mask_model,) if self.mask_model and self.mask_model not in self.models else ()
+        return (*first, *self.models)
 
     @property
     def is_tissue_set(self) -> bool:
@@ -74,29 +89,51 @@ class Product:
 
     def files(self, source: Source) -> dict[Content, PurePosixPath]:
         """Images of this product for a source, by content, below the output folder."""
+        brain: dict[Content, PurePosixPath] = {}
+        if self.keeps_brain:
+            brain = {"brain": source.derivative(source.suffix, ".nii.gz", res="1mm", desc="biascorr")}
         if not self.is_tissue_set:
             card = self.models[0].card
             name = source.derivative("dseg", ".nii.gz", seg=card.bids_label, desc=card.output.description)
-            return {"segmentation": name}
+            return {"segmentation": name, **brain}
         tissues: tuple[Literal["GM", "WM", "CSF"], ...] = ("GM", "WM", "CSF")
         return {
             "mask": source.derivative("mask", ".nii.gz", desc="brain"),
             "dseg": source.derivative("dseg", ".nii.gz"),
             **{t: source.derivative("probseg", ".nii.gz", label=t) for t in tissues},
+            **brain,
         }
 
 
-def plan_products(models: tuple[Model, ...], tissue_model: str | None) -> tuple[Product, ...]:
+def plan_products(
+    models: tuple[Model, ...], processing: Processing, *, keep_brain: bool = False
+) -> tuple[Product, ...]:
     """Decide which models write the trusted tissue set together, and which write for themselves.
 
     Parameters
     ----------
     models : tuple of Model
         Those that may run on the image.
-    tissue_model : str or None
-        Name of the one that owns the tissue set; None: the first that can.
+    processing : Processing
+        Says which model owns the tissue set, and what models are to see.
+    keep_brain : bool
+        The first product that has one also writes the evenly lit brain.
     """
-    return tuple(Product(group) for group in group_models(models, tissue_model))
+    groups = group_models(models, processing.tissue_model)
+    ways = {model.card.name: preparing_of(model.card, processing.prepare) for model in models}
+    pair = next((group for group in groups if len(group) == 2), None)
+    if pair is None and set(ways.values()) <= {"none"}:
+        return tuple(Product(group) for group in groups)
+    can = (model for model in models if is_mask_model(model.card))
+    mask_model = pair[0] if pair else next(can, None)
+    mask_model = mask_model or find_model(processing.mask_model or DEFAULT_MASK_MODEL)
+    products = [
+        Product(group, mask_model if len(group) == 2 or ways[group[0].card.name] != "none" else None)
+        for group in groups
+    ]
+    first = next(place for place, product in enumerate(products) if product.mask_model)
+    products[first] = replace(products[first], keeps_brain=keep_brain)
+    return tuple(products)
 
 
 def sidecar_metadata(content: Content, source: Source, product: Product) -> dict[str, Any]:
@@ -105,6 +142,12 @@ def sidecar_metadata(content: Content, source: Source, product: Product) -> dict
     if content == "mask":
         metadata["Type"] = "Brain"
         metadata["Description"] = "Brain with the cerebrospinal fluid around it"
+    elif content == "brain":
+        metadata["Description"] = (
+            "The conformed image within the brain mask, its bias field corrected where the models wanted "
+            "that: what they saw before scaling, and not the input"
+        )
+        metadata |= {"SkullStripped": True, "Resolution": "1 mm, in grey levels of 0 to 255"}
     elif content in ("GM", "WM", "CSF"):
         metadata["Description"] = f"Probability of {content} within the brain mask, 0 to 1"
     elif content == "dseg":
@@ -117,7 +160,7 @@ def sidecar_metadata(content: Content, source: Source, product: Product) -> dict
     return metadata
 
 
-def label_table(source: Source, product: Product) -> dict[PurePosixPath, bytes]:
+def label_table(source: Source, product: Product, scheme: LabelScheme) -> dict[PurePosixPath, bytes]:
     """Give the table of labels that stands beside a product's label map, by its place.
 
     Beside each label map, not once at the root: a table there would need a sidecar of
@@ -133,7 +176,7 @@ def label_table(source: Source, product: Product) -> dict[PurePosixPath, bytes]:
             label.color,
             ",".join(map(str, label.freesurfer)) or "n/a",
         )
-        for label in product.models[0].card.output.labels
+        for label in output_labels(product.models[0].card, scheme)
     )
     place = product.files(source)["segmentation"]
     name = place.name.removesuffix(".nii.gz") + ".tsv"

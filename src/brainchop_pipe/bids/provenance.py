@@ -19,6 +19,7 @@ import brainchop_pipe
 from brainchop_pipe.inference.session import Execution
 from brainchop_pipe.record import InputDigests
 from brainchop_pipe.settings import Settings
+from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.versions import checkout, code_version
 from brainchop_pipe.zoo.catalog import Model
 
@@ -48,10 +49,20 @@ class FileState:
 
 
 def signature(models: tuple[Model, ...], settings: Settings) -> str:
-    """Give one digest of all that decides an output apart from its input: models, parameters, version."""
+    """Give one digest of all that decides an output apart from its input: models, parameters, version.
+
+    Parameters
+    ----------
+    models : tuple of Model
+        All that are involved.
+    settings : Settings
+    """
+    processing = settings.processing
     decisive = {
         "code": code_version(),
-        "parameters": settings.processing.parameters(),
+        "parameters": processing.parameters(),
+        "mask": sha256_of_file(processing.mask) if processing.mask else None,
+        "contrasts": contrasts_record(settings),
         "cards": [model.card.model_dump(mode="json") for model in models],
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
@@ -66,6 +77,11 @@ def input_record(uri: str, state: FileState, digests: InputDigests) -> dict[str,
         "Size": state.size,
         "ModificationTimeNs": state.modified_ns,
     }
+
+
+def contrasts_record(settings: Settings) -> dict[str, Any]:
+    """Describe the further images of a head that models of several channels see, by suffix."""
+    return {suffix: {"SHA256": sha256_of_file(file)} for suffix, file in settings.processing.contrasts}
 
 
 def model_record(model: Model) -> dict[str, Any]:

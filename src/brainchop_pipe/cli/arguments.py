@@ -10,6 +10,7 @@ from brainchop_pipe.bids.dataset import CONTRASTS, read_filter_file
 from brainchop_pipe.core.conform import LabelInterpolation
 from brainchop_pipe.errors import UsageError
 from brainchop_pipe.headers import AffineChoice
+from brainchop_pipe.inference.numbering import LabelScheme
 from brainchop_pipe.inference.session import DEVICES
 from brainchop_pipe.settings import (
     DEFAULT_MODELS,
@@ -20,6 +21,7 @@ from brainchop_pipe.settings import (
     Settings,
     available_cpus,
 )
+from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL
 
 _EPILOG = """\
 other commands:
@@ -149,9 +151,12 @@ def _settings(given: argparse.Namespace, query: Query, command: str, bids_dir: P
         tissue_model=given.tissue_model,
         prefer_affine=given.prefer_affine,
         prepare=given.prepare,
+        mask_model=given.mask_model,
+        mask=given.mask,
         full_volume=given.full_volume,
         output_orientation=given.output_orientation,
         label_interpolation=given.label_interpolation,
+        label_scheme=given.label_scheme,
         device=given.device,
     )
     return Settings(
@@ -160,6 +165,8 @@ def _settings(given: argparse.Namespace, query: Query, command: str, bids_dir: P
         query=query,
         bids_dir=bids_dir,
         work_dir=given.work_dir,
+        derivatives=tuple(given.derivatives),
+        keep_prepared=given.keep_prepared,
         force=given.force,
         check_hashes=given.check_hashes,
         stop_on_first_crash=given.stop_on_first_crash,
@@ -204,7 +211,29 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         "--prepare",
         choices=get_args(Preparation),
         default="auto",
-        help="auto: brain mask and bias correction first, for models whose cards ask for it; none: never",
+        help="what models see. auto: as their cards say; none: the whole head; mask: what lies in a brain "
+        "mask; brain: the same, its bias field corrected and white matter at one level",
+    )
+    add(
+        "--mask-model",
+        metavar="NAME",
+        help="which model finds the brain for others, where none of --models can; default: "
+        f"{DEFAULT_MASK_MODEL}",
+    )
+    add("--mask", type=Path, metavar="FILE", help="brain mask of the one image, in place of a model's")
+    add(
+        "--keep-prepared",
+        action="store_true",
+        help="also write what models see of the brain, evenly lit (res-1mm_desc-biascorr)",
+    )
+    add(
+        "-d",
+        "--derivatives",
+        nargs="+",
+        default=[],
+        type=_named_folder,
+        metavar="NAME=DIR",
+        help="BIDS derivatives whose brain masks (desc-brain_mask) take the place of a model's",
     )
     add("--full-volume", action="store_true", help="no crop to the head: exact, and up to twice as slow")
 
@@ -224,6 +253,12 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         choices=get_args(LabelInterpolation),
         default="linear",
         help="on the way back to the image's grid; linear weighs the labels around",
+    )
+    add(
+        "--label-scheme",
+        choices=get_args(LabelScheme),
+        default="compact",
+        help="numbers of the model, or FreeSurfer's with left and right apart (seg- files)",
     )
     add("--force", action="store_true", help="make anew what is there, edited files included")
     add(
@@ -278,6 +313,13 @@ def _sub(label: str) -> str:
 
 def _ses(label: str) -> str:
     return label.removeprefix("ses-")
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
+    return name, Path(folder)
 
 
 def _positive(text: str) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name that everybody gives it
 
-from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.core.grid import Shape3, Volume
 from brainchop_pipe.core.resample import support_box
 
 # Distance between the points of the field's estimate: at 4 mm the field of a coil is still
@@ -51,8 +51,8 @@ def bias_field(image: Volume, mask: np.ndarray) -> np.ndarray:
     Returns
     -------
     float32, shape (I, J, K), above 0
-        Around 1. Outside of the mask's box it goes on with the values at its border,
-        where nothing is known of it.
+        Its geometric mean within the mask is 1. Outside of the mask's box it goes on
+        with the values at its border, where nothing is known of it.
     """
     box = support_box(mask)
     if box is None:
@@ -63,19 +63,53 @@ def bias_field(image: Volume, mask: np.ndarray) -> np.ndarray:
 
 
 def _estimate(head: np.ndarray, brain: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """Estimate the field on a coarse lattice, and give it for every voxel, float32.
+    """Estimate the field twice, the second time what the first left over; give it for every voxel, float32.
+
+    One pass stops before it has flattened a steep field (made ones of ±40 % left ±7 %
+    behind in three heads, two passes ±3 to ±5 %), and it sees one voxel in 64: the second
+    sees those in the middle between them, so that less depends on which ones they are.
+    """
+    steps = [max(1, round(_LATTICE_MM / s)) for s in spacing_mm]
+    # Room for a lattice that ends on voxels, and for its like half a step further on.
+    around = [(f // 2, f - f // 2 + (1 - n - f) % f) for f, n in zip(steps, head.shape, strict=True)]
+    dark, brain = np.pad(head, around), np.pad(brain, around)
+    log_field = np.zeros(dark.shape, np.float32)
+    for starts in ([0, 0, 0], [f // 2 for f in steps]):
+        log_field += _one_pass(dark / np.exp(log_field), brain, starts, steps, spacing_mm)
+    # Each pass moves the scale a little, which is no part of a field.
+    log_field -= log_field[brain].mean(dtype=np.float64)
+    i, j, k = (slice(low, n - high) for (low, high), n in zip(around, dark.shape, strict=True))
+    return np.asarray(np.exp(log_field[i, j, k]))
+
+
+def _one_pass(
+    head: np.ndarray,
+    brain: np.ndarray,
+    starts: list[int],
+    steps: list[int],
+    spacing_mm: tuple[float, float, float],
+) -> np.ndarray:
+    """Estimate the logarithm of the field from every `steps`-th voxel, and give it for all.
 
     Source: N4 (Tustison et al. 2010, doi:10.1109/TMI.2010.2046908) of SimpleITK with
     its defaults but for the iterations.
     """
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(_THREADS)
-    image, mask = sitk.GetImageFromArray(head), sitk.GetImageFromArray(brain.astype(np.uint8))
-    for each in (image, mask):
+    i, j, k = (
+        slice(start, n - step + start + 1, step)
+        for start, step, n in zip(starts, steps, head.shape, strict=True)
+    )
+    image = sitk.GetImageFromArray(head[i, j, k])
+    mask = sitk.GetImageFromArray(brain[i, j, k].astype(np.uint8))
+    counts = image.GetSize()[::-1]
+    fine: Shape3 = tuple((c - 1) * f + 1 for c, f in zip(counts, steps, strict=True))
+    whole = sitk.Image(fine[::-1], sitk.sitkFloat32)
+    for each, factors in ((image, steps), (mask, steps), (whole, [1, 1, 1])):
         # SimpleITK counts the axes of an array from the last one.
-        each.SetSpacing(spacing_mm[::-1])
-    shrink = [max(1, round(_LATTICE_MM / s)) for s in spacing_mm[::-1]]
+        each.SetSpacing([f * s for f, s in zip(factors, spacing_mm, strict=True)][::-1])
     correction = sitk.N4BiasFieldCorrectionImageFilter()
     correction.SetMaximumNumberOfIterations(_ITERATIONS)
-    correction.Execute(sitk.Shrink(image, shrink), sitk.Shrink(mask, shrink))
-    log_field = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(image))
-    return np.asarray(np.exp(log_field.astype(np.float32)))
+    correction.Execute(image, mask)
+    log_field = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(whole)).astype(np.float32)
+    border = [(a, n - a - m) for a, n, m in zip(starts, head.shape, fine, strict=True)]
+    return np.pad(log_field, border, mode="edge")

@@ -92,6 +92,26 @@ def conform(image: Volume) -> Conformed:
     return Conformed(Volume(scaled, target), notes)
 
 
+def conform_to(image: Volume, target: Grid, *, raw: bool = False) -> Volume:
+    """Bring an image onto the grid of a model that does not take the conformed one.
+
+    Parameters
+    ----------
+    image : Volume
+        Real, finite numbers of any dtype.
+    target : Grid
+    raw : bool
+        Keep the grey values as they are, float32; else they are scaled robustly to 8 bits.
+
+    Returns
+    -------
+    Volume
+        Trilinear, 0 beyond the image; coarser grids are not smoothed first, as in `conform`.
+    """
+    voxels = resample_linear(image, target, EXACT_VOXELS)
+    return Volume(voxels if raw else scale_to_uint8(voxels, *robust_range(image.voxels)), target)
+
+
 def restore_labels(labels: Volume, target: Grid, interpolation: LabelInterpolation = "linear") -> np.ndarray:
     """Bring a label map from the models' grid onto an image's.
 

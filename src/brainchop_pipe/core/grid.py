@@ -125,6 +125,28 @@ def conformed_grid(image: Grid, shift_mm: tuple[int, int, int] = (0, 0, 0)) -> G
     return Grid((CONFORMED_SIZE,) * 3, affine)
 
 
+def grid_around(
+    center_xyz: np.ndarray, shape: Shape3, spacing_mm: tuple[float, float, float], orientation: str
+) -> Grid:
+    """Give an axis-aligned grid whose middle voxel (shape // 2) lies at a place.
+
+    Parameters
+    ----------
+    center_xyz : float, shape (3,)
+        World, mm.
+    shape : (int, int, int)
+    spacing_mm : (float, float, float)
+        Along i, j, k.
+    orientation : str
+        Where i, j, k lead, such as ``"RAS"``.
+    """
+    to_ras = orientations.axcodes2ornt(tuple(orientation))
+    affine = np.eye(4)
+    affine[:3, :3] = orientations.inv_ornt_aff(to_ras, (1, 1, 1))[:3, :3] * spacing_mm
+    affine[:3, 3] = center_xyz - affine[:3, :3] @ (np.array(shape) // 2)
+    return Grid(shape, affine)
+
+
 def is_conformed(grid: Grid) -> bool:
     """Tell whether a grid is 256³ voxels of 1 mm in LIA order, wherever it lies."""
     return grid.shape == (CONFORMED_SIZE,) * 3 and bool(

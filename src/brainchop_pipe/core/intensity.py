@@ -10,8 +10,8 @@ _HISTOGRAM_BINS = 1000
 # smoothing, and how high a peak must be against the highest.
 _TOP_PERCENTILE = 99.5
 _BEYOND_TOP = 1.1
-_PEAK_BINS = 200
-_PEAK_SMOOTHING_BINS = 3
+_PEAK_BINS = 400
+_PEAK_SMOOTHING_BINS = 6
 _LOWEST_PEAK = 0.25
 
 
@@ -123,9 +123,9 @@ def white_matter_level(brain: np.ndarray) -> float | None:
     Returns
     -------
     float or None
-        The brightest peak of the smoothed histogram; None where there is no such
-        peak in its upper half, so that this is no T1-weighted brain or the mask is
-        wrong.
+        The brightest peak of the smoothed histogram, between its bins; None where
+        there is no such peak in its upper half, so that this is no T1-weighted brain
+        or the mask is wrong.
 
     Notes
     -----
@@ -140,10 +140,10 @@ def white_matter_level(brain: np.ndarray) -> float | None:
     counts, edges = np.histogram(brain, bins=_PEAK_BINS, range=(0, _BEYOND_TOP * top))
     heights = gaussian_filter1d(counts.astype(np.float64), _PEAK_SMOOTHING_BINS, mode="constant")
     peaks, _ = find_peaks(heights, height=_LOWEST_PEAK * heights.max())
-    centres = (edges[:-1] + edges[1:]) / 2
-    if not len(peaks) or centres[peaks[-1]] < np.median(brain):
+    if not len(peaks):
         return None
-    return float(centres[peaks[-1]])
+    level = float((_summit(heights, peaks[-1]) + 0.5) * edges[1])
+    return level if level >= np.median(brain) else None
 
 
 def scale_by_level(voxels: np.ndarray, level: float) -> np.ndarray:
@@ -159,6 +159,14 @@ def scale_by_level(voxels: np.ndarray, level: float) -> np.ndarray:
     float32, shape of `voxels`, 0 to 1
     """
     return np.asarray((voxels * np.float32(1 / level)).clip(0, 1), np.float32)
+
+
+def _summit(heights: np.ndarray, peak: int) -> float:
+    """Give the top of the parabola through a peak and its two neighbours, in bins."""
+    before, top, after = heights[peak - 1 : peak + 2]
+    # Below 0, or 0 in the middle of a flat top, where the numerator is 0 too.
+    bend = min(before - 2 * top + after, -np.finfo(np.float64).tiny)
+    return float(peak + 0.5 * (before - after) / bend)
 
 
 def _quantiles_of_uint8(voxels: np.ndarray, fractions: tuple[float, ...]) -> list[float]:

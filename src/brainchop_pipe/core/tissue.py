@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 GM, WM, CSF = 1, 2, 3
+TISSUE_NAMES = {GM: "Grey matter", WM: "White matter", CSF: "Cerebrospinal fluid"}
 
 # A voxel is brain where its probability of being so is larger than that of not being so.
 _BRAIN_ABOVE = 0.5

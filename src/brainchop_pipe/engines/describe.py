@@ -11,7 +11,7 @@ PLACES = ("out_file", "out_dir")
 
 # Parameters that name a model, and those that are resources: no part of what a result is of.
 MODELS = ("model", "mask_model", "tissue_model")
-RESOURCES = ("device", "threads")
+RESOURCES = ("device", "threads", "mem_gb")
 
 Step = Callable[..., Any]
 
@@ -24,13 +24,23 @@ def parameters(step: Step) -> dict[str, inspect.Parameter]:
 
 def with_paths(step: Step, given: dict[str, Any]) -> dict[str, Any]:
     """Give a step's arguments with files as paths, whatever an engine calls a file."""
-    files = {name for name, parameter in parameters(step).items() if is_file(parameter)}
-    return {name: Path(given[name]) if name in files else given[name] for name in parameters(step)}
+    return {name: _as_path(given[name], parameter) for name, parameter in parameters(step).items()}
+
+
+def _as_path(value: Any, parameter: inspect.Parameter) -> Any:
+    if is_files(parameter):
+        return tuple(Path(each) for each in value)
+    return Path(value) if is_file(parameter) and value is not None else value
 
 
 def is_file(parameter: inspect.Parameter) -> bool:
-    """Tell whether a parameter is a file to read."""
-    return parameter.annotation is Path
+    """Tell whether a parameter is a file to read, or may be one."""
+    return parameter.annotation in (Path, Path | None)
+
+
+def is_files(parameter: inspect.Parameter) -> bool:
+    """Tell whether a parameter is any number of files to read."""
+    return bool(parameter.annotation == tuple[Path, ...])
 
 
 def choices(parameter: inspect.Parameter) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ os.environ["NO_ET"] = "1"
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
+    InputMultiObject,
     SimpleInterface,
     TraitedSpec,
     isdefined,
@@ -29,12 +30,14 @@ from brainchop_pipe.engines.describe import (
     choices,
     descriptions,
     is_file,
+    is_files,
     parameters,
     with_paths,
 )
 from brainchop_pipe.file_steps import (
     conform_file,
     correct_bias_file,
+    extract_brain_file,
     infer_file,
     post_filter_file,
     restore_file,
@@ -92,7 +95,10 @@ class _StepInterface(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         step = type(self).step
-        given = with_paths(step, {name: getattr(self.inputs, name) for name in parameters(step)})
+        values = {name: getattr(self.inputs, name) for name in parameters(step)}
+        defaults = {name: parameter.default for name, parameter in parameters(step).items()}
+        given = {name: v if isdefined(v) else defaults[name] for name, v in values.items()}
+        given = with_paths(step, given)
         place = Path(runtime.cwd) / self.place
         if self.place != ".":
             self._results["out_file"] = str(step(**given, out_file=place))
@@ -108,7 +114,8 @@ def _inputs(step: Step) -> type:
     fields = {}
     for name, parameter in parameters(step).items():
         about: dict[str, Any] = {"desc": help_texts[name], "mandatory": parameter.default is parameter.empty}
-        if not about["mandatory"]:
+        # What is None or empty by default is left out; but of a choice None is one.
+        if not about["mandatory"] and (parameter.default not in (None, ()) or choices(parameter)):
             about["usedefault"] = True
         if name in RESOURCES:
             about["nohash"] = True
@@ -120,12 +127,21 @@ def _trait(name: str, parameter: Any, about: dict[str, Any]) -> Any:
     allowed = choices(parameter)
     if is_file(parameter):
         return File(exists=True, **about)
+    if is_files(parameter):
+        return InputMultiObject(File(exists=True), **about)
+    if parameter.annotation == tuple[str, ...]:
+        return InputMultiObject(traits.Str(), **about)
     if name in MODELS:
-        return _ModelName(**about)
+        default = parameter.default
+        return _ModelName(default, **about) if isinstance(default, str) else _ModelName(**about)
     if allowed:
         return traits.Enum(parameter.default, list(allowed), **about)
     if parameter.annotation is bool:
         return traits.Bool(parameter.default, **about)
+    if parameter.annotation is str:
+        return traits.Str(parameter.default, **about)
+    if parameter.annotation == float | None:
+        return traits.Float(**about)
     return traits.Range(low=1, value=parameter.default, **about)
 
 
@@ -139,6 +155,13 @@ class Conform(_StepInterface):
     place = "conformed.nii"
     input_spec = _inputs(conform_file)
     output_spec = _outputs("out_file")
+
+
+class ExtractBrain(_StepInterface):
+    __doc__ = extract_brain_file.__doc__
+    step = extract_brain_file
+    input_spec = _inputs(extract_brain_file)
+    output_spec = _outputs("mask", "brain")
 
 
 class Infer(_StepInterface):

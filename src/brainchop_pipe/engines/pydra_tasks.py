@@ -8,6 +8,7 @@ and threads are no part of it.
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 # Pydra asks the network for its newest version unless this is set before the import.
@@ -27,12 +28,14 @@ from brainchop_pipe.engines.describe import (
     choices,
     descriptions,
     is_file,
+    is_files,
     parameters,
     with_paths,
 )
 from brainchop_pipe.file_steps import (
     conform_file,
     correct_bias_file,
+    extract_brain_file,
     infer_file,
     post_filter_file,
     restore_file,
@@ -41,7 +44,8 @@ from brainchop_pipe.file_steps import (
 )
 from brainchop_pipe.settings import DEFAULT_MODELS
 from brainchop_pipe.versions import code_version
-from brainchop_pipe.zoo.catalog import absolute_names, find_model, group_names
+from brainchop_pipe.zoo.catalog import absolute_names, find_model
+from brainchop_pipe.zoo.plan import Plan, plan_models
 
 # `read_image` says what can be read. Any file may come that far: a link's target may have no
 # suffix, and fileformats does not recognise NIfTI-2 and MGH.
@@ -73,6 +77,12 @@ class _Threads(int):
     __slots__ = ()
 
 
+class _Gigabytes(float):
+    """How much memory: no part of what a result is remembered by."""
+
+    __slots__ = ()
+
+
 @register_serializer(_ModelName)
 def _bytes_of_model(name: _ModelName, _cache: Any) -> Any:
     yield b"model:" + find_model(name).card.model_dump_json().encode()
@@ -80,6 +90,7 @@ def _bytes_of_model(name: _ModelName, _cache: Any) -> Any:
 
 @register_serializer(_Device)
 @register_serializer(_Threads)
+@register_serializer(_Gigabytes)
 def _bytes_of_resource(_value: Any, _cache: Any) -> Any:
     yield b"resource"
 
@@ -99,16 +110,14 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys((*MODELS, "models"), _model_name),
     "device": lambda value: _Device(value) if isinstance(value, str) else value,
     "threads": lambda value: _Threads(value) if isinstance(value, int) else value,
+    # No limit is no limit, whatever the number: the limit must not make another result.
+    "mem_gb": lambda value: (
+        _Gigabytes("inf" if value is None else value) if isinstance(value, int | float | None) else value
+    ),
 }
 _SHARED_OPTIONS = (
-    "prefer_affine",
-    "prepare",
-    "full_volume",
-    "interpolation",
-    "orientation",
-    "device",
-    "threads",
-    "version",
+    *("prefer_affine", "prepare", "full_volume", "interpolation", "label_scheme", "orientation"),
+    *("contrasts", "contrast_files", "device", "threads", "mem_gb", "version"),
 )
 
 
@@ -121,7 +130,9 @@ def _inputs(step: Step) -> dict[str, Any]:
         if parameter.default is not parameter.empty:
             given["default"] = parameter.default
         if is_file(parameter):
-            given["type"] = HeadImage
+            given["type"] = HeadImage if parameter.default is parameter.empty else HeadImage | None
+        elif is_files(parameter):
+            given["type"] = GenericAlias(tuple, (HeadImage, ...))
         elif allowed := choices(parameter):
             given["type"] = str | None if None in allowed else str
             given["allowed_values"] = [value for value in allowed if value is not None]
@@ -152,6 +163,11 @@ def _task(step: Step, outputs: dict[str, Any]) -> Any:
 @_task(conform_file, {"out_file": Nifti1})
 def Conform(**given: Any) -> Any:
     return _call(conform_file, given, "conformed.nii")
+
+
+@_task(extract_brain_file, {"mask": Nifti1, "brain": Nifti1})
+def ExtractBrain(**given: Any) -> Any:
+    return tuple(_call(extract_brain_file, given, "."))
 
 
 @_task(infer_file, {"out_file": Nifti1})
@@ -188,6 +204,14 @@ def CorrectBias(**given: Any) -> Any:
 
 
 _OPTIONS = _inputs(segment_tissues_file) | _inputs(segment_labels_file)
+_BRAIN_OPTIONS = _inputs(extract_brain_file)
+
+
+@python.define(outputs={"in_order": list[File]})
+def InOrder(first: list[File], second: list[File], places: list[int]) -> Any:
+    """Bring the files of two lists, one after the other, into the places that they are to have."""
+    both = [*first, *second]
+    return [both[places.index(place)] for place in range(len(both))]
 
 
 @workflow.define(
@@ -204,6 +228,14 @@ _OPTIONS = _inputs(segment_tissues_file) | _inputs(segment_labels_file)
             default=None,
             help="Name of the model that owns the tissue maps; None: the first that can.",
         ),
+        "mask_model": workflow.arg(
+            type=str | None,
+            default=None,
+            converter=_model_name,
+            help="Which model finds the brain for others, where none of `models` can; None: the package's "
+            "choice.",
+        ),
+        "given_mask": _BRAIN_OPTIONS["given_mask"],
         **{name: _OPTIONS[name] for name in _SHARED_OPTIONS},
     },
     outputs={
@@ -213,30 +245,74 @@ _OPTIONS = _inputs(segment_tissues_file) | _inputs(segment_labels_file)
         "wm": NiftiGz | None,
         "csf": NiftiGz | None,
         "tissue_record": Json | None,
-        "labels": list[NiftiGz],
-        "label_records": list[Json],
+        "labels": list[File],
+        "label_records": list[File],
     },
 )
-def Segment(in_file: Any, models: Any, tissue_model: Any, **options: Any) -> Any:
-    """Segment an image: conform it once, then run any number of models on it.
+def Segment(
+    in_file: Any, models: Any, tissue_model: Any, mask_model: Any, given_mask: Any, **options: Any
+) -> Any:
+    """Segment an image: conform it once, find its brain once, then run any number of models on it.
 
     A mask model that includes CSF and a tissue model make the tissue maps together;
     every other model makes a label map of its own, in the order of `models`.
     """
-    affine = {"prefer_affine": options["prefer_affine"]}
-    version = {"version": options["version"]}
-    conformed = workflow.add(Conform(in_file=in_file, **affine, **version), name="conform")
-    common = {"in_file": conformed.out_file, "reference": in_file}
-    pair, singles = group_names(models, tissue_model)
+    plan = plan_models(models, tissue_model, options["prepare"], mask_model)
+    affine, version = {"prefer_affine": options["prefer_affine"]}, {"version": options["version"]}
+    conformed = workflow.add(Conform(in_file=in_file, **affine, **version), name="conform").out_file
+    seen: dict[str, Any] = {}
+    if plan.mask_model:
+        task = ExtractBrain(
+            in_file=conformed,
+            mask_model=plan.mask_model,
+            correct=plan.correct,
+            given_mask=given_mask,
+            **_of(extract_brain_file, options),
+        )
+        brain = workflow.add(task, name="extract_brain")
+        seen = {"mask": brain.mask, "brain": brain.brain}
+    common = {"in_file": conformed, "reference": in_file}
     outputs: dict[str, Any] = dict.fromkeys(("mask", "dseg", "gm", "wm", "csf", "record"))
-    if pair:
-        names = dict(zip(("mask_model", "tissue_model"), pair, strict=True))
-        given = {name: value for name, value in options.items() if name in parameters(segment_tissues_file)}
-        tissues = workflow.add(SegmentTissues(**common, **names, **given, **version), name="tissues")
+    if plan.pair:
+        given = _of(segment_tissues_file, options)
+        task = SegmentTissues(**common, **seen, tissue_model=plan.pair[1], **given)
+        tissues = workflow.add(task, name="tissues")
         outputs = {name: getattr(tissues, name) for name in outputs}
-    if not singles:
-        return (*outputs.values(), [], [])
-    given = {name: value for name, value in options.items() if name in parameters(segment_labels_file)}
-    task = SegmentLabels(**common, **given, **version).split(model=list(singles)).combine("model")
-    labels = workflow.add(task, name="labels")
-    return (*outputs.values(), labels.labels, labels.record)
+    common |= _of(segment_labels_file, options)
+    return (*outputs.values(), *_add_labels(plan, common, seen))
+
+
+def label_nodes(plan: Plan) -> list[tuple[str, int]]:
+    """Give the node of `Segment`, and the place in it, that makes the label map of each single model."""
+    without = [name for name in plan.singles if name not in plan.with_brain]
+    nodes = {name: ("labels", place) for place, name in enumerate(without)}
+    nodes |= {name: ("labels_of_brain", place) for place, name in enumerate(plan.with_brain)}
+    return [nodes[name] for name in plan.singles]
+
+
+def _of(step: Step, options: dict[str, Any]) -> dict[str, Any]:
+    """Give the options that a step has."""
+    return {name: value for name, value in options.items() if name in (*parameters(step), "version")}
+
+
+def _add_labels(plan: Plan, common: dict[str, Any], seen: dict[str, Any]) -> tuple[Any, Any]:
+    """Add the models that make label maps: those that see the brain apart, so that others need not wait."""
+    without = [name for name in plan.singles if name not in plan.with_brain]
+    nodes = []
+    for name, models, given in (("labels", without, {}), ("labels_of_brain", [*plan.with_brain], seen)):
+        if models:
+            task = SegmentLabels(**common, **given).split(model=models).combine("model")
+            nodes.append(workflow.add(task, name=name))
+    if not nodes:
+        return [], []
+    if len(nodes) == 1:
+        return nodes[0].labels, nodes[0].record
+    places = [plan.singles.index(name) for name in (*without, *plan.with_brain)]
+    labels, records = (
+        workflow.add(
+            InOrder(first=getattr(nodes[0], kind), second=getattr(nodes[1], kind), places=places),
+            name=f"{kind}_in_order",
+        )
+        for kind in ("labels", "record")
+    )
+    return labels.in_order, records.in_order

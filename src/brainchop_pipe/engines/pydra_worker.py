@@ -11,10 +11,10 @@ import attrs
 import cloudpickle
 
 from brainchop_pipe.engines.lanes import Lanes
-from brainchop_pipe.engines.pydra_tasks import Segment
+from brainchop_pipe.engines.pydra_tasks import Segment, label_nodes
 from brainchop_pipe.errors import OutputError, PipeError, WorkerLostError
-from brainchop_pipe.file_steps import LabelFiles, TissueFiles
-from brainchop_pipe.zoo.catalog import group_names
+from brainchop_pipe.step_files import BrainFiles, LabelFiles, TissueFiles
+from brainchop_pipe.zoo.plan import plan_models
 
 # After the tasks: they set NO_ET before Pydra is imported.
 from pydra.engine.audit import Audit  # isort: skip
@@ -24,7 +24,7 @@ from pydra.utils.messenger import AuditFlag  # isort: skip
 from pydra.workers.base import Worker  # isort: skip
 
 # Nodes that hold ONNX sessions.
-_INFERENCE = ("tissues", "labels")
+_INFERENCE = ("extract_brain", "tissues", "labels", "labels_of_brain")
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,14 @@ class SegmentOutcome:
         None where no mask and tissue model run together.
     labels : tuple of LabelFiles or Exception
         In the order of the other models.
+    brain : BrainFiles, Exception or None
+        None where no model needs it.
     conform_seconds : float
     """
 
     tissues: TissueFiles | Exception | None
     labels: tuple[LabelFiles | Exception, ...]
+    brain: BrainFiles | Exception | None
     conform_seconds: float
 
 
@@ -114,15 +117,16 @@ async def run_segment(lanes: Lanes, folder: Path, **inputs: Any) -> SegmentOutco
         await Job(Segment(**inputs), submitter=submitter, name="segment").run_async()
     except Exception as error:  # noqa: BLE001 - Pydra's text of all failures; the nodes' own tell more
         failure = _explained(error)
-    conform = worker.finished.get(("conform", 0))
-    if isinstance(conform, Exception):
-        failure = conform
-    pair, singles = group_names(inputs["models"], inputs["tissue_model"])
+    for node in ("extract_brain", "conform"):
+        if isinstance(worker.finished.get((node, 0)), Exception):
+            failure = worker.finished[(node, 0)]
+    plan = plan_models(*(inputs[name] for name in ("models", "tissue_model", "prepare", "mask_model")))
     missing = failure or WorkerLostError("it was not reached; run again")
     get = worker.finished.get
     return SegmentOutcome(
-        _files(TissueFiles, get(("tissues", 0), missing)) if pair else None,
-        tuple(_files(LabelFiles, get(("labels", i), missing)) for i in range(len(singles))),
+        _files(TissueFiles, get(("tissues", 0), missing)) if plan.pair else None,
+        tuple(_files(LabelFiles, get(node, missing)) for node in label_nodes(plan)),
+        _files(BrainFiles, get(("extract_brain", 0), missing)) if plan.mask_model else None,
         worker.seconds.get(("conform", 0), 0.0),
     )
 

@@ -8,22 +8,16 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from brainchop_pipe.errors import MissingInputError, ModelError
+from brainchop_pipe.inference.card_input import AlphaNumeric, CardPart, Input
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-AlphaNumeric = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]+$")]
 Tissue = Literal["GM", "WM", "CSF"]
 
 
-class _Part(BaseModel):
-    """A piece of a card: immutable, and an unknown key is an error, not a typing mistake kept silent."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class WeightFile(_Part):
+class WeightFile(CardPart):
     """One file of the published weights."""
 
     path: str = Field(description="Place below `base_url` or a mirror, or beside the card")
@@ -37,12 +31,27 @@ class WeightFile(_Part):
         return self
 
 
-class Weights(_Part):
+class MeshNetSettings(CardPart):
+    """What a safetensors file does not say of the MeshNet that its weights are of."""
+
+    dilations: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        min_length=1, description="Of each convolution but the last, which is 1×1×1"
+    )
+    activation: Literal["relu", "elu", "gelu"] = Field(description="After each convolution but the last")
+    norm: Literal["none", "batch", "instance"] = Field(
+        "none", description="Between convolution and activation; 'batch' is folded into the weights"
+    )
+    epsilon: float = Field(1e-5, gt=0, description="Of the batch norm")
+
+
+class Weights(CardPart):
     """Where a model's weights come from and how it is known that they are the right ones."""
 
-    format: Literal["tfjs-layers", "onnx"] = Field(
-        description="'onnx': one file; 'tfjs-layers': model.json and its weight file, converted on first use"
+    format: Literal["tfjs-layers", "safetensors", "onnx"] = Field(
+        description="'onnx': one file, taken as it is; a MeshNet's weights are converted on first use: "
+        "'tfjs-layers', model.json and its weight file, or 'safetensors', one file and `meshnet`"
     )
+    meshnet: MeshNetSettings | None = Field(None, description="For 'safetensors' alone")
     base_url: str | None = Field(
         None, description="Folder on the web that the paths are below; without it they are beside the card"
     )
@@ -51,56 +60,21 @@ class Weights(_Part):
 
     @model_validator(mode="after")
     def _has_the_files_of_its_format(self) -> Self:
-        needed = {"onnx": 1, "tfjs-layers": 2}[self.format]
+        needed = {"onnx": 1, "safetensors": 1, "tfjs-layers": 2}[self.format]
         if len(self.files) != needed:
             raise ValueError(f"format {self.format!r} takes {needed} file(s); {len(self.files)} are given")
+        if (self.format == "safetensors") != (self.meshnet is not None):
+            raise ValueError("`meshnet` is for the format 'safetensors', which needs it")
         return self
 
 
-class QuantileScaling(_Part):
-    """clip((v - q_low) / (q_high - q_low + epsilon), 0, 1) with quantiles of the whole volume."""
+class Label(CardPart):
+    """One value of the label maps."""
 
-    method: Literal["quantile"]
-    low: float = Field(0.02, ge=0, le=1)
-    high: float = Field(0.98, ge=0, le=1)
-    epsilon: float = Field(1e-3, gt=0, description="In grey levels of 0-255")
-
-
-class RangeScaling(_Part):
-    """(v - min) / (max - min) over the whole volume."""
-
-    method: Literal["minmax"]
-
-
-class Crop(_Part):
-    """How the network's field of view is cut to the head, and what that changes."""
-
-    threshold: int = Field(ge=0, le=254, description="Grey levels above it are head")
-    margin_voxels: int = Field(ge=0, description="Added on each side of the head's box")
-    agreement: float = Field(
-        ge=0, le=1, description="Share of the foreground with the same label as in the full volume"
+    index: int = Field(ge=0, le=65535, description="Value in label maps")
+    channels: tuple[int, ...] = Field(
+        (), description="Classes of the network that become this label; none: the one of the same number"
     )
-    measured_on: str
-
-
-class Input(_Part):
-    """The volume that the network takes: (1, 1, 256, 256, 256) float32 of 1 mm in LIA order."""
-
-    intensity: QuantileScaling | RangeScaling = Field(discriminator="method")
-    prepare: Literal["none", "brain"] = Field(
-        "none",
-        description="brain: where a mask model owns the tissue maps together with this one, what lies "
-        "outside of its mask is set to 0, the bias field within is corrected, and the peak of white matter "
-        "is scaled to `white_matter`, in place of `intensity`",
-    )
-    white_matter: float = Field(1.0, gt=0, le=2, description="Where a prepared brain has its white matter")
-    crop: Crop | None = Field(None, description="None: the network must see the full volume")
-
-
-class Label(_Part):
-    """One class of the network."""
-
-    index: int = Field(ge=0, le=65535, description="Channel of the network, and value in label maps")
     name: str = Field(min_length=1)
     abbreviation: str | None = None
     color: Annotated[str, StringConstraints(pattern=r"^#[0-9A-F]{6}$")]
@@ -110,15 +84,20 @@ class Label(_Part):
     tissue: Tissue | None = Field(None, description="For tissue models: what this class is")
 
 
-class Output(_Part):
+class Output(CardPart):
     """What the network's classes are, and what may be written from them."""
 
     role: Literal["mask", "tissue", "regions"] = Field(
         description="mask: class 1 is the brain; tissue: grey and white matter; regions: anything else"
     )
     description: AlphaNumeric = Field(description="Value of `desc-` in file names, such as 'subcortical'")
+    values: Literal["logits", "probabilities", "sigmoid", "labels"] = Field(
+        "logits",
+        description="What the network gives: scores before the soft-max; probabilities after it; one channel "
+        "of scores of label 1, before the sigmoid; or one channel of label numbers",
+    )
     includes_csf: bool = Field(False, description="For masks: the CSF around the brain is part of it")
-    labels: tuple[Label, ...] = Field(min_length=2, description="In the order of the network's channels")
+    labels: tuple[Label, ...] = Field(min_length=2, description="In the order of their indices")
 
     @model_validator(mode="after")
     def _labels_fit_the_role(self) -> Self:
@@ -128,35 +107,62 @@ class Output(_Part):
             raise ValueError(f"a mask model has 2 labels; {len(self.labels)} are given")
         if self.role == "tissue" and not {"GM", "WM"} <= {label.tissue for label in self.labels}:
             raise ValueError("a tissue model needs a label with tissue 'GM' and one with 'WM'")
+        classes = sorted(c for classes in self.classes for c in classes)
+        if classes != list(range(len(classes))):
+            raise ValueError(f"labels name the network's channels {classes}; each must be named once")
+        if self.values == "sigmoid" and len(self.labels) != 2:
+            raise ValueError(f"values 'sigmoid' go with 2 labels; {len(self.labels)} are given")
         return self
+
+    @property
+    def classes(self) -> tuple[tuple[int, ...], ...]:
+        """Classes of the network that each label takes together, in the order of the labels."""
+        return tuple(label.channels or (label.index,) for label in self.labels)
+
+    @property
+    def class_count(self) -> int:
+        """How many classes the network tells apart; more than there are labels where labels merge some."""
+        return sum(map(len, self.classes))
+
+    @property
+    def channel_count(self) -> int:
+        """How many channels the network's output has."""
+        return 1 if self.values in ("sigmoid", "labels") else self.class_count
 
     def indices_of(self, tissue: Tissue) -> tuple[int, ...]:
         """Give the indices of the classes that are a tissue; there may be several, or none."""
         return tuple(label.index for label in self.labels if label.tissue == tissue)
 
 
-class PostFilter(_Part):
-    """What is done to the label map before it leaves the models' grid."""
+class PostFilter(CardPart):
+    """What is done to the label map, in this order, on the model's grid: before its way back to the image."""
 
     largest_component: bool = Field(True, description="Keep the largest region of all labels together")
-    connectivity: Literal[6, 18, 26] = 26
+    largest_component_per_label: bool = Field(
+        False, description="Keep the largest region of each label, the two largest of a class of both sides"
+    )
+    least_mm3: float = Field(0, ge=0, description="Remove regions of all labels together that are smaller")
+    least_mm3_per_label: float = Field(0, ge=0, description="Remove regions of a label that are smaller")
+    fill_holes: bool = Field(False, description="What all labels together enclose gets the nearest label")
+    fill_holes_per_label: bool = Field(False, description="What one label encloses becomes that label")
+    connectivity: Literal[6, 18, 26] = Field(26, description="Neighbours that touch: face, edge or corner")
 
 
-class License(_Part):
+class License(CardPart):
     """Terms under which the weights may be used."""
 
     id: str = Field(description="SPDX identifier")
     url: str
 
 
-class Memory(_Part):
+class Memory(CardPart):
     """Peak memory of a run of the network on the CPU, gigabytes (10^9 bytes)."""
 
     full_gb: float = Field(gt=0)
     cropped_gb: float = Field(gt=0, description="For a typical adult head")
 
 
-class ModelCard(_Part):
+class ModelCard(CardPart):
     """All that is known of a model."""
 
     schema_version: Literal[1]

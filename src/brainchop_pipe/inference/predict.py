@@ -1,49 +1,52 @@
-"""A conformed volume through a network: label map and probabilities on the models' grid."""
+"""A view of an image through a network: labels and probabilities on the model's grid."""
 
-import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from brainchop_pipe.core.components import largest_component
 from brainchop_pipe.core.grid import Grid, Volume
-from brainchop_pipe.core.intensity import scale_by_quantiles, scale_by_range
-from brainchop_pipe.core.resample import Box
-from brainchop_pipe.core.tiles import full_box, head_box
-from brainchop_pipe.errors import ModelError, ProviderError
-from brainchop_pipe.inference.card import ModelCard, QuantileScaling
-from brainchop_pipe.inference.session import Device, Execution, Session, open_session, replace_with_cpu
-
-logger = logging.getLogger(__name__)
+from brainchop_pipe.errors import ModelError
+from brainchop_pipe.inference.card import ModelCard
+from brainchop_pipe.inference.filters import filter_labels
+from brainchop_pipe.inference.network import Network
+from brainchop_pipe.inference.session import Device, Execution
+from brainchop_pipe.inference.view import View
+from brainchop_pipe.inference.ways import FieldOfView, run_way
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a network says of a volume.
+    """What a network says of an image.
 
     Parameters
     ----------
     labels : Volume
-        uint8, or uint16 for more than 256 classes; on the models' grid.
-    probabilities : float32, shape (classes, *box), or None
-        Soft-max over the classes inside `box`; outside of it the background has 1.
-    box : tuple of three slices
-        The part of the grid that the network saw.
+        uint8, or uint16 for more than 256 labels; on the model's grid.
+    confidence : Volume
+        float32, 0 to 1: the probability of the label, or its share of the votes; 1
+        where the network did not look.
+    probabilities : float32, shape (labels, *box), or None
+        Within the field of view; outside of it the background has 1.
+    field_of_view : FieldOfView
     execution : Execution
+    removed_components : int
+        By the post-filter.
     """
 
     labels: Volume
+    confidence: Volume
     probabilities: np.ndarray | None
-    box: Box
+    field_of_view: FieldOfView
     execution: Execution
+    removed_components: int = 0
 
     @property
     def grid(self) -> Grid:
-        """The models' grid."""
+        """The model's grid."""
         return self.labels.grid
 
-    def probability(self, *classes: int) -> Volume:
-        """Give the probability of one or any of several classes on the whole grid, float32.
+    def probability(self, *labels: int) -> Volume:
+        """Give the probability of one or any of several labels on the whole grid, float32.
 
         Raises
         ------
@@ -52,45 +55,41 @@ class Prediction:
         """
         if self.probabilities is None:
             raise ModelError("this prediction holds labels only; ask predict() for probabilities")
-        whole = np.full(self.grid.shape, 1.0 if 0 in classes else 0.0, np.float32)
-        whole[self.box] = self.probabilities[list(classes)].sum(axis=0)
+        whole = np.full(self.grid.shape, 1.0 if 0 in labels else 0.0, np.float32)
+        whole[self.field_of_view.box] = self.probabilities[list(labels)].sum(axis=0)
         return Volume(whole, self.grid)
 
 
 def predict(
-    conformed: Volume,
+    view: View,
     model: bytes,
     card: ModelCard,
     *,
-    scaled: np.ndarray | None = None,
     device: Device = "auto",
     threads: int = 1,
-    full_volume: bool = False,
+    mem_gb: float | None = None,
     with_probabilities: bool = False,
 ) -> Prediction:
-    """Run a network on a conformed volume.
+    """Run a network on what it is to see.
 
     Parameters
     ----------
-    conformed : Volume
-        uint8, on the models' grid.
+    view : View
     model : bytes
         ONNX file of the card.
     card : ModelCard
-    scaled : float32, shape of the volume, or None
-        What the network is to see, where it was prepared already; `conformed` then
-        decides the crop alone. None: scaled as the card says.
     device, threads
         See `open_session`.
-    full_volume : bool
-        Let the network see all of the volume, where the card would crop it to the head.
+    mem_gb : float or None
+        Most that the network may take; a volume is cut into tiles to keep it, where the
+        card says that it can be.
     with_probabilities : bool
-        Keep the soft-max as well as its arg-max.
+        Keep the probability of each label as well.
 
     Returns
     -------
     Prediction
-        Before any post-filter. The lowest class wins ties.
+        Before any post-filter. The lowest label wins ties.
 
     Raises
     ------
@@ -98,88 +97,44 @@ def predict(
         The network's output does not fit the card, or is not finite.
     ProviderError
         The device that was asked for by name failed.
+    UsageError
+        The network does not fit into `mem_gb`.
     """
-    crop = card.input.crop
-    box = full_box(conformed.grid.shape)
-    if crop is not None and not full_volume:
-        box = head_box(conformed.voxels, crop.threshold, crop.margin_voxels)
-    whole = _scale(conformed.voxels, card) if scaled is None else scaled
-    inside = np.ascontiguousarray(whole[box])
-    digest = card.weights.onnx_sha256
-    session = open_session(model, digest, device, threads)
-    logits, session = _run(session, inside[np.newaxis, np.newaxis], model, digest)
-    _check_output(logits, card, inside.shape)
-    labels = np.zeros(conformed.grid.shape, np.uint8 if len(card.output.labels) <= 256 else np.uint16)
-    labels[box] = _argmax(logits[0], labels.dtype)
-    probabilities = _softmax_in_place(logits[0]) if with_probabilities else None
-    return Prediction(Volume(labels, conformed.grid), probabilities, box, session.execution)
+    network = Network(model, card, device, threads, with_probabilities=with_probabilities)
+    scores, seen = run_way(network, view.channels, view.grid, view.box, mem_gb)
+    labels = np.zeros(view.grid.shape, scores.labels.dtype)
+    labels[seen.box] = scores.labels
+    confidence = np.ones(view.grid.shape, np.float32)
+    confidence[seen.box] = scores.confidence
+    return Prediction(
+        Volume(labels, view.grid),
+        Volume(confidence, view.grid),
+        scores.probabilities if with_probabilities else None,
+        seen,
+        network.execution,
+    )
 
 
 def post_filter(prediction: Prediction, card: ModelCard) -> Prediction:
     """Apply a card's post-filter to labels and probabilities alike.
 
-    Where a label is removed its voxel becomes background with probability 1, so
-    that the arg-max of the probabilities stays the label map.
+    Where a label changes, the new one gets probability 1, so that the arg-max of the
+    probabilities stays the label map.
     """
-    if not card.post_filter.largest_component:
+    before = prediction.labels.voxels
+    after, removed_components = filter_labels(before, prediction.grid.voxel_volume_mm3, card)
+    if after is before:
         return prediction
-    kept = filter_labels(prediction.labels.voxels, card)
-    removed = (prediction.labels.voxels != kept)[prediction.box]
     probabilities = prediction.probabilities
     if probabilities is not None:
-        probabilities = np.where(removed, np.float32(0), probabilities)
-        probabilities[0][removed] = 1
-    return Prediction(Volume(kept, prediction.grid), probabilities, prediction.box, prediction.execution)
-
-
-def filter_labels(labels: np.ndarray, card: ModelCard) -> np.ndarray:
-    """Apply a card's post-filter to a label map alone; dtype and shape stay."""
-    if not card.post_filter.largest_component:
-        return labels
-    return np.asarray(labels * largest_component(labels, card.post_filter.connectivity))
-
-
-def _scale(voxels: np.ndarray, card: ModelCard) -> np.ndarray:
-    scaling = card.input.intensity
-    if isinstance(scaling, QuantileScaling):
-        return scale_by_quantiles(voxels, scaling.low, scaling.high, scaling.epsilon)
-    return scale_by_range(voxels)
-
-
-def _run(session: Session, volume: np.ndarray, model: bytes, digest: str) -> tuple[np.ndarray, Session]:
-    """Run, and once more on the CPU where a provider that was not asked for by name fails."""
-    try:
-        return session.run(volume), session
-    except ProviderError as error:
-        if session.execution.requested != "auto" or session.execution.provider == "CPUExecutionProvider":
-            raise
-        logger.warning("%s; trying again on the CPU", error)
-        session = replace_with_cpu(session, model, digest, str(error))
-        return session.run(volume), session
-
-
-def _check_output(logits: np.ndarray, card: ModelCard, shape: tuple[int, ...]) -> None:
-    expected = (1, len(card.output.labels), *shape)
-    if logits.shape != expected:
-        raise ModelError(f"model {card.name!r} gave shape {logits.shape}; its card makes it {expected}")
-    # One sum over all finds a NaN or an infinity anywhere, at a tenth of the cost of isfinite.
-    if not np.isfinite(logits.sum(dtype=np.float64)):
-        raise ModelError(f"model {card.name!r} gave values that are not finite; its weights are damaged")
-
-
-def _argmax(logits: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Arg-max over the first axis without a volume of int64; the lowest index wins ties."""
-    best = logits[0].copy()
-    labels = np.zeros(best.shape, dtype)
-    for index in range(1, len(logits)):
-        better = logits[index] > best
-        labels[better] = index
-        np.maximum(best, logits[index], out=best)
-    return labels
-
-
-def _softmax_in_place(logits: np.ndarray) -> np.ndarray:
-    logits -= logits.max(axis=0)
-    np.exp(logits, out=logits)
-    logits /= logits.sum(axis=0)
-    return logits
+        box = prediction.field_of_view.box
+        changed, new = (after != before)[box], after[box]
+        probabilities = np.where(changed, np.float32(0), probabilities)
+        for label in np.unique(new[changed]):
+            probabilities[label][changed & (new == label)] = 1
+    return replace(
+        prediction,
+        labels=Volume(after, prediction.grid),
+        probabilities=probabilities,
+        removed_components=removed_components,
+    )

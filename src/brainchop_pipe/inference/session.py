@@ -42,6 +42,9 @@ _OPTIONS: dict[str, dict[str, str]] = {
     },
 }
 
+# onnxruntime's number of the arena's strategy kSameAsRequested.
+_AS_REQUESTED = 1
+
 # Sessions of MeshNets hold under a megabyte of weights; the limit is for other models.
 _CACHE_SIZE = 8
 
@@ -75,16 +78,17 @@ class Session:
     execution: Execution
     _session: Any
 
-    def run(self, volume: np.ndarray) -> np.ndarray:
+    def run(self, batch: np.ndarray) -> list[np.ndarray]:
         """Run the model.
 
         Parameters
         ----------
-        volume : float32, shape (1, channels, D, H, W)
+        batch : array of the type and shape that the model's one input has
 
         Returns
         -------
-        float32, shape (1, classes, D, H, W)
+        list of arrays
+            All outputs, in the model's order.
 
         Raises
         ------
@@ -98,10 +102,10 @@ class Session:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         name = self._session.get_inputs()[0].name
         try:
-            return np.asarray(self._session.run(None, {name: volume}, options)[0])
+            return [np.asarray(output) for output in self._session.run(None, {name: batch}, options)]
         except Exception as error:
             raise ProviderError(
-                f"{self.execution.provider} failed on a volume of shape {volume.shape}: {error}"
+                f"{self.execution.provider} failed on an input of shape {batch.shape}: {error}"
             ) from error
 
 
@@ -198,6 +202,19 @@ def load_onnxruntime() -> Any:
     return onnxruntime
 
 
+@cache
+def _share_allocator() -> None:
+    """Have the CPU's memory grow by what is asked for, not by powers of two.
+
+    Of 104 classes on 173 x 256 x 256 voxels that makes 2.1 GB of 3.2.
+    """
+    ort = load_onnxruntime()
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    settings = {"max_mem": 0, "arena_extend_strategy": _AS_REQUESTED}
+    defaults = {"initial_chunk_size_bytes": -1, "max_dead_bytes_per_chunk": -1}
+    ort.create_and_register_allocator(place, ort.OrtArenaCfg(settings | defaults))
+
+
 def _create(model: bytes, device: Device, threads: int) -> Session:
     if device != "auto":
         return _create_strict(model, device, threads)
@@ -248,6 +265,11 @@ def _start(model: bytes, device: Device, threads: int, *, strict: bool) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # A plan of the memory of an earlier run costs a gigabyte from the second run of a shape on.
+    options.enable_mem_pattern = False
+    if device == "cpu":
+        _share_allocator()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     if strict:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:

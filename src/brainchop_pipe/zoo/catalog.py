@@ -8,9 +8,6 @@ from pathlib import Path
 from brainchop_pipe.errors import UsageError
 from brainchop_pipe.inference.card import ModelCard, read_card
 
-# In place of the model that owns the tissue maps: none does, each model makes a label map.
-NO_TISSUE_MODEL = "none"
-
 
 @dataclass(frozen=True)
 class Model:
@@ -49,80 +46,6 @@ def find_model(name: str) -> Model:
             f"there is no model {name!r}; there are {', '.join(models)}, or the path of a card (.json)"
         )
     return models[name]
-
-
-def group_models(models: tuple[Model, ...], tissue_model: str | None) -> tuple[tuple[Model, ...], ...]:
-    """Decide which models make the tissue maps together, and which stand for themselves.
-
-    Parameters
-    ----------
-    models : tuple of Model
-    tissue_model : str or None
-        Name of the one that owns the tissue maps; None: the first that can.
-
-    Returns
-    -------
-    tuple of tuples of Model
-        First the pair of mask and tissue model, where there is one, then the others alone.
-    """
-    mask = next((m for m in models if m.card.output.role == "mask" and m.card.output.includes_csf), None)
-    tissue = next(
-        (
-            m
-            for m in models
-            if m.card.output.role == "tissue" and tissue_model in (None, m.card.name, m.card.bids_label)
-        ),
-        None,
-    )
-    if mask is None or tissue is None:
-        return tuple((m,) for m in models)
-    return ((mask, tissue), *((m,) for m in models if m not in (mask, tissue)))
-
-
-def check_tissue_model(models: tuple[Model, ...], tissue_model: str | None) -> None:
-    """Refuse an owner of the tissue maps that cannot be one.
-
-    Raises
-    ------
-    UsageError
-        The model is not among those of the run, is no tissue model, or has no mask
-        model beside it.
-    """
-    if tissue_model is None:
-        return
-    if not any(len(group) == 2 for group in group_models(models, tissue_model)):
-        tissues = [m.card.name for m in models if m.card.output.role == "tissue"]
-        raise UsageError(
-            f"--tissue-model {tissue_model} cannot own the tissue maps: it must be one of the run's tissue "
-            f"models ({', '.join(tissues) or 'there is none'}), and the run needs a mask model that "
-            "includes CSF, such as mindgrab"
-        )
-
-
-def group_names(names: Iterable[str], tissue_model: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Group models as `group_models` does, by the names that they were asked for with.
-
-    Returns
-    -------
-    (tuple of str, tuple of str)
-        The pair of mask and tissue model, empty if there is none, and the others.
-
-    Raises
-    ------
-    UsageError
-        See `check_tissue_model`.
-    """
-    unique = tuple(dict.fromkeys(names))
-    if tissue_model in unique:
-        tissue_model = find_model(str(tissue_model)).card.name
-    models = find_models(unique)
-    if tissue_model != NO_TISSUE_MODEL:
-        check_tissue_model(models, tissue_model)
-    groups = group_models(models, tissue_model)
-    by_card = {m.card.name: name for m, name in zip(models, unique, strict=True)}
-    named = [tuple(by_card[m.card.name] for m in group) for group in groups]
-    pair = named[0] if named and len(named[0]) == 2 else ()
-    return pair, tuple(group[0] for group in named if len(group) == 1)
 
 
 def absolute_names(names: Iterable[str]) -> tuple[str, ...]:

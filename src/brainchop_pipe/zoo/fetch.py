@@ -10,7 +10,8 @@ from brainchop_pipe.errors import ChecksumError, MissingInputError
 from brainchop_pipe.inference.card import ModelCard, WeightFile
 from brainchop_pipe.storage import sha256_of_bytes, write_whole
 from brainchop_pipe.zoo.catalog import Model
-from brainchop_pipe.zoo.convert import onnx_from_tfjs
+from brainchop_pipe.zoo.convert import onnx_from_safetensors, onnx_from_tfjs
+from brainchop_pipe.zoo.meshnet import MeshNetPlan
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class ModelStore:
             contents = [self._beside_card(model, file) for file in card.weights.files]
         else:
             contents = [self._download(card, file) for file in card.weights.files]
-        content = contents[0] if card.weights.format == "onnx" else onnx_from_tfjs(*contents)
+        content = _as_onnx(card, contents)
         self._check(model, content)
         path = self.path_of(model)
         if path.parent != model.folder:
@@ -139,6 +140,15 @@ class ModelStore:
                 "Set BRAINCHOP_MODEL_DIR to a folder that can be written"
             ) from error
         logger.info("kept %s in %s", path.name, path.parent)
+
+
+def _as_onnx(card: ModelCard, contents: list[bytes]) -> bytes:
+    """Convert a model's weights, if they are not an ONNX file already."""
+    if card.weights.format == "tfjs-layers":
+        return onnx_from_tfjs(*contents)
+    if card.weights.meshnet is not None:
+        return onnx_from_safetensors(contents[0], MeshNetPlan(**card.weights.meshnet.model_dump()))
+    return contents[0]
 
 
 def _check_weights(name: str, content: bytes, file: WeightFile) -> None:

@@ -3,6 +3,7 @@
 from brainchop_pipe.engines.pydra_tasks import (
     Conform,
     CorrectBias,
+    ExtractBrain,
     Infer,
     PostFilter,
     Restore,
@@ -14,6 +15,7 @@ from brainchop_pipe.engines.pydra_tasks import (
 __all__ = [
     "Conform",
     "CorrectBias",
+    "ExtractBrain",
     "Infer",
     "PostFilter",
     "Restore",

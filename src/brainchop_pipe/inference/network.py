@@ -1,0 +1,238 @@
+"""A model on a device, as the ways of running see it: channels in, labels and their probability out."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from brainchop_pipe.errors import ModelError, ProviderError
+from brainchop_pipe.inference.card import ModelCard
+from brainchop_pipe.inference.card_input import Slices
+from brainchop_pipe.inference.reduce import labels_model
+from brainchop_pipe.inference.session import Device, Execution, open_session, replace_with_cpu
+
+logger = logging.getLogger(__name__)
+
+# From so many classes on the arg-max happens inside the network: below, scores are small.
+_REDUCED_FROM = 9
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a network says of each voxel.
+
+    Parameters
+    ----------
+    labels : uint8 or uint16, spatial shape
+        The most probable label; the lowest wins ties.
+    confidence : float32, same shape, 0 to 1
+        Its probability, or its share of the votes.
+    probabilities : float32, shape (labels, *spatial), or None
+    """
+
+    labels: np.ndarray
+    confidence: np.ndarray
+    probabilities: np.ndarray | None = None
+
+
+def label_dtype(card: ModelCard) -> type[np.unsignedinteger]:
+    """Give the smallest type that holds a card's labels."""
+    return np.uint8 if len(card.output.labels) <= 256 else np.uint16
+
+
+class Network:
+    """A model that is ready to run on a device.
+
+    Parameters
+    ----------
+    model : bytes
+        ONNX file of the card.
+    card : ModelCard
+    device, threads
+        See `open_session`.
+    with_probabilities : bool
+        Give the probability of each label. Without, the arg-max of many classes happens
+        inside the network: scores of all at once, seven gigabytes for 104 of them, never
+        exist.
+    """
+
+    def __init__(
+        self, model: bytes, card: ModelCard, device: Device, threads: int, *, with_probabilities: bool
+    ) -> None:
+        self.card = card
+        # Planes of slices are averaged by their probabilities.
+        self.with_probabilities = with_probabilities or isinstance(card.input.run, Slices)
+        self._is_reduced = not self.with_probabilities and _can_be_reduced(card)
+        self._model = labels_model(model, card.output.class_count) if self._is_reduced else model
+        self._digest = card.weights.onnx_sha256 + (":labels" if self._is_reduced else "")
+        self._session = open_session(self._model, self._digest, device, threads)
+
+    @property
+    def execution(self) -> Execution:
+        """Where it ran."""
+        return self._session.execution
+
+    def run(self, channels: np.ndarray) -> Scores:
+        """Run the network.
+
+        Parameters
+        ----------
+        channels : real numbers, shape (channels, D, H, W), or (slices, channels, H, W) for 2-D networks
+
+        Returns
+        -------
+        Scores
+            Of shape (D, H, W), or (slices, H, W).
+
+        Raises
+        ------
+        ModelError
+            The output does not fit the card, or is not finite.
+        ProviderError
+            The device that was asked for by name failed.
+        """
+        batch = channels if "D" not in self.card.input.layout else channels[np.newaxis]
+        batch, sizes = _padded(batch, self.card.input.multiple_of)
+        if self.card.input.layout.endswith("C"):
+            batch = np.moveaxis(batch, 1, -1)
+        batch = np.ascontiguousarray(batch, self.card.input.dtype)
+        outputs = self._run(batch)
+        scores = self._reduced(outputs) if self._is_reduced else self._scores(outputs[0], batch.shape)
+        return _cut(scores, sizes, is_volume="D" in self.card.input.layout)
+
+    def _run(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run, and once more on the CPU where a provider that was not asked for by name fails."""
+        execution = self._session.execution
+        try:
+            return self._session.run(batch)
+        except ProviderError as error:
+            if execution.requested != "auto" or execution.provider == "CPUExecutionProvider":
+                raise
+            logger.warning("%s; trying again on the CPU", error)
+            self._session = replace_with_cpu(self._session, self._model, self._digest, str(error))
+            return self._session.run(batch)
+
+    def _reduced(self, outputs: list[np.ndarray]) -> Scores:
+        """Take labels and confidence as the network gives them."""
+        labels, confidence = outputs
+        self._check_finite(confidence)
+        return Scores(self._merged(labels), confidence)
+
+    def _scores(self, output: np.ndarray, batch_shape: tuple[int, ...]) -> Scores:
+        """Make labels and probabilities of what the network gives, whatever that is."""
+        values = self._with_channel_axis(output, batch_shape)
+        self._check_finite(values)
+        kind = self.card.output.values
+        if kind == "labels":
+            labels = self._known_labels(values[:, 0])
+            return Scores(labels, np.ones(labels.shape, np.float32), self._one_hot(labels))
+        values = _both_classes(values) if kind == "sigmoid" else values.astype(np.float32, copy=False)
+        # Before the soft-max, whose rounding makes ties.
+        labels = self._merged(_argmax(values, label_dtype(self.card)))
+        classes = _softmax_in_place(values) if kind == "logits" else values
+        merged = self._merged_probabilities(classes) if self.with_probabilities else None
+        return Scores(labels, classes.max(axis=1), merged)
+
+    def _with_channel_axis(self, output: np.ndarray, batch_shape: tuple[int, ...]) -> np.ndarray:
+        """Bring the output into the order (batch, channel, space), and check that it fits the card."""
+        channels_last = self.card.input.layout.endswith("C")
+        spatial = batch_shape[1:-1] if channels_last else batch_shape[2:]
+        expected = (batch_shape[0], self.card.output.channel_count, *spatial)
+        if self.card.output.values == "labels" and output.shape == (batch_shape[0], *spatial):
+            output = output[:, np.newaxis]
+        elif channels_last and output.ndim == len(expected):
+            output = np.moveaxis(output, -1, 1)
+        if output.shape != expected:
+            raise ModelError(
+                f"model {self.card.name!r} gave shape {output.shape}; its card makes it {expected}"
+            )
+        return output
+
+    def _check_finite(self, values: np.ndarray) -> None:
+        # One sum over all finds a NaN or an infinity anywhere, at a tenth of the cost of isfinite.
+        if not np.isfinite(values.sum(dtype=np.float64)):
+            raise ModelError(
+                f"model {self.card.name!r} gave values that are not finite; its weights are damaged"
+            )
+
+    def _known_labels(self, values: np.ndarray) -> np.ndarray:
+        largest = int(values.max(initial=0))
+        if largest >= self.card.output.class_count or values.min(initial=0) < 0:
+            raise ModelError(
+                f"model {self.card.name!r} gave labels from {values.min():g} to {largest}; its card has "
+                f"{self.card.output.class_count} classes"
+            )
+        return self._merged(values.astype(label_dtype(self.card)))
+
+    def _merged(self, classes: np.ndarray) -> np.ndarray:
+        """Give the labels that classes of the network belong to."""
+        if self._is_one_to_one:
+            return classes.astype(label_dtype(self.card), copy=False)
+        table = np.zeros(self.card.output.class_count, label_dtype(self.card))
+        for label, members in enumerate(self.card.output.classes):
+            table[list(members)] = label
+        return np.asarray(table[classes])
+
+    def _merged_probabilities(self, classes: np.ndarray) -> np.ndarray:
+        """Give the probability of each label, labels first."""
+        if self._is_one_to_one:
+            return classes.swapaxes(0, 1)
+        return np.stack([classes[:, list(members)].sum(axis=1) for members in self.card.output.classes])
+
+    @property
+    def _is_one_to_one(self) -> bool:
+        return all(members == (label,) for label, members in enumerate(self.card.output.classes))
+
+    def _one_hot(self, labels: np.ndarray) -> np.ndarray | None:
+        if not self.with_probabilities:
+            return None
+        return np.stack([labels == label for label in range(len(self.card.output.labels))]).astype(np.float32)
+
+
+def _can_be_reduced(card: ModelCard) -> bool:
+    many = card.output.class_count >= _REDUCED_FROM
+    return many and card.output.values == "logits" and card.input.layout == "NCDHW"
+
+
+def _padded(batch: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Add zeros at the end of each spatial axis, to a multiple of a size; give the sizes before, too."""
+    sizes = batch.shape[2:]
+    missing = [(0, -size % multiple) for size in sizes]
+    if not any(after for _, after in missing):
+        return batch, sizes
+    return np.pad(batch, [(0, 0), (0, 0), *missing]), sizes
+
+
+def _cut(scores: Scores, sizes: tuple[int, ...], *, is_volume: bool) -> Scores:
+    """Leave out what was padded, and the axis of the batch where it is one volume."""
+    keep = tuple(slice(0, size) for size in sizes)
+    first: tuple[int | slice, ...] = (0,) if is_volume else (slice(None),)
+    probabilities = scores.probabilities
+    if probabilities is not None:
+        probabilities = probabilities[(slice(None), *first, *keep)]
+    return Scores(scores.labels[(*first, *keep)], scores.confidence[(*first, *keep)], probabilities)
+
+
+def _both_classes(scores: np.ndarray) -> np.ndarray:
+    """Give the probabilities of background and foreground along the second axis, from a sigmoid's scores."""
+    foreground = 1 / (1 + np.exp(-scores.astype(np.float32)))
+    return np.concatenate([1 - foreground, foreground], axis=1)
+
+
+def _softmax_in_place(values: np.ndarray) -> np.ndarray:
+    """Give probabilities along the second axis, in the array of the scores."""
+    values -= values.max(axis=1, keepdims=True)
+    np.exp(values, out=values)
+    values /= values.sum(axis=1, keepdims=True)
+    return values
+
+
+def _argmax(classes: np.ndarray, dtype: type[np.unsignedinteger]) -> np.ndarray:
+    """Arg-max over the second axis without a volume of int64; the lowest index wins ties."""
+    best = classes[:, 0].copy()
+    labels = np.zeros(best.shape, dtype)
+    for index in range(1, classes.shape[1]):
+        better = classes[:, index] > best
+        labels[better] = index
+        np.maximum(best, classes[:, index], out=best)
+    return labels

@@ -1,0 +1,209 @@
+"""What a model gets to see: the whole head, what lies in a brain mask, or the brain evenly lit."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from brainchop_pipe.core.bias import correct_bias
+from brainchop_pipe.core.grid import Grid, Volume
+from brainchop_pipe.core.intensity import scale_by_level, white_matter_level
+from brainchop_pipe.core.quality import border_share, is_plausible_brain, looks_upside_down
+from brainchop_pipe.core.resample import Box, resample_linear, support_box
+from brainchop_pipe.core.tiles import full_box
+from brainchop_pipe.inference.card import ModelCard
+from brainchop_pipe.inference.card_input import Preparing
+from brainchop_pipe.inference.predict import Prediction
+from brainchop_pipe.inference.view import View, crop_box, scaled, view_of
+from brainchop_pipe.record import BrainRecord, Clock
+
+_BRAIN_ABOVE = 0.5
+
+# Share of a mask's surface that lies on the border of the field of view: of a brain that was cut
+# below the vertex a few per cent, of a mask that is none far more.
+_IMPLAUSIBLE_BORDER_SHARE = 0.2
+
+_WHOLE = "saw the whole head as it is; look at the result"
+
+
+@dataclass(frozen=True, eq=False)
+class Brain:
+    """A brain mask on the models' grid, and the image within it.
+
+    Parameters
+    ----------
+    probability : Volume
+        float32, 0 to 1.
+    corrected : Volume
+        float32: the conformed image within the mask, 0 outside, in its grey levels; the
+        bias field is corrected where the record says so.
+    record : BrainRecord
+    """
+
+    probability: Volume
+    corrected: Volume
+    record: BrainRecord
+
+    @property
+    def inside(self) -> np.ndarray:
+        """Whether each voxel is brain."""
+        return np.asarray(self.probability.voxels > _BRAIN_ABOVE)
+
+
+class Seen(NamedTuple):
+    """What a model gets to see, how it was prepared, and what a user should know of it."""
+
+    view: View
+    preparation: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def brain_of_prediction(
+    conformed: Volume, mask: Prediction, name: str, clock: Clock, *, correct: bool
+) -> Brain:
+    """Make a brain of what a mask model says.
+
+    Parameters
+    ----------
+    conformed : Volume
+    mask : Prediction
+        With probabilities; label 1 is brain.
+    name : str
+        Of the mask model.
+    clock : Clock
+        Gets the time of the correction.
+    correct : bool
+        Correct the bias field within the mask, and look for white matter.
+    """
+    return _brain(
+        conformed,
+        mask.probability(1),
+        clock,
+        correct=correct,
+        mask_model=name,
+        mask_sha256=None,
+        execution=mask.execution,
+        field_of_view=mask.field_of_view.description,
+        removed_components=mask.removed_components,
+    )
+
+
+def brain_of_mask(conformed: Volume, mask: Volume, sha256: str, clock: Clock, *, correct: bool) -> Brain:
+    """Make a brain of a mask that somebody gave; parameters as in `brain_of_prediction`.
+
+    Parameters
+    ----------
+    mask : Volume
+        On any grid in the image's world; above 0 is brain.
+    sha256 : str
+        Of its file.
+    """
+    inside = Volume((mask.voxels > 0).astype(np.float32), mask.grid)
+    return _brain(
+        conformed,
+        Volume(resample_linear(inside, conformed.grid), conformed.grid),
+        clock,
+        correct=correct,
+        mask_model=None,
+        mask_sha256=sha256,
+        execution=None,
+        field_of_view="",
+        removed_components=0,
+    )
+
+
+def what_model_sees(
+    heads: tuple[Volume, ...], card: ModelCard, way: Preparing, brain: Brain | None, *, full_volume: bool
+) -> Seen:
+    """Give what a model gets to see.
+
+    Parameters
+    ----------
+    heads : tuple of Volume
+        One a channel, on the model's grid.
+    card : ModelCard
+    way : {"none", "mask", "brain"}
+        See `Input.prepare` of a card.
+    brain : Brain or None
+        Needed unless `way` is "none".
+    full_volume : bool
+        No crop.
+
+    Returns
+    -------
+    Seen
+        The whole head, with a note, where the mask looks wrong, or white matter cannot
+        be found.
+    """
+    whole = view_of(heads, card, full_volume=full_volume)
+    if way == "none" or brain is None:
+        return Seen(whole)
+    grid, record = whole.grid, brain.record
+    if not record.usable:
+        return Seen(whole, notes=(f"{card.name} {_WHOLE}: the brain mask looks wrong.",))
+    if way == "brain" and record.white_matter is None:
+        return Seen(whole, notes=(f"{card.name} {_WHOLE}: white matter makes no peak within the mask.",))
+    inside = _on(Volume(brain.inside.astype(np.float32), brain.probability.grid), grid) > _BRAIN_ABOVE
+    box = crop_box(inside.astype(np.uint8) * 255, card, full_volume=full_volume)
+    if way == "mask" or record.white_matter is None:
+        shown = [scaled(head.voxels * inside, card.input.intensity) for head in heads]
+        return Seen(View(np.stack(shown), grid, box), f"{record.origin}, the rest set to 0")
+    level = record.white_matter / card.input.white_matter
+    evenly_lit = scale_by_level(_on(brain.corrected, grid), level)
+    done = (
+        f"{record.origin}, N4 bias correction within it, white matter (grey level "
+        f"{record.white_matter:.1f} of the conformed image) scaled to {card.input.white_matter}"
+    )
+    return Seen(View(evenly_lit[np.newaxis], grid, box), done)
+
+
+def _brain(conformed: Volume, probability: Volume, clock: Clock, *, correct: bool, **known: object) -> Brain:
+    """Correct the image within a mask, and find its white matter."""
+    inside = probability.voxels > _BRAIN_ABOVE
+    doubts = _doubts(conformed, inside)
+    level: float | None = None
+    corrected = np.asarray(conformed.voxels * inside, np.float32)
+    with clock.stage("prepare brain"):
+        if correct and not doubts:
+            corrected = correct_bias(conformed.voxels, inside)
+            level = white_matter_level(corrected[inside])
+    record = BrainRecord.model_validate(
+        {
+            **known,
+            "corrected": correct and not doubts,
+            "white_matter": level,
+            "usable": not doubts,
+            "volume_mm3": float(np.count_nonzero(inside) * conformed.grid.voxel_volume_mm3),
+            "upside_down": looks_upside_down(conformed, inside),
+            "seconds": clock.seconds,
+            "notes": doubts,
+        }
+    )
+    return Brain(probability, Volume(corrected, conformed.grid), record)
+
+
+def _doubts(conformed: Volume, inside: np.ndarray) -> tuple[str, ...]:
+    """Say why a mask cannot be that of a human brain; empty where it can."""
+    volume = float(np.count_nonzero(inside) * conformed.grid.voxel_volume_mm3)
+    share = border_share(inside[_scanned_box(conformed.voxels)], conformed.grid.spacing_mm)
+    if not is_plausible_brain(volume):
+        found = f"has {volume / 1000:.0f} mL"
+    elif share > _IMPLAUSIBLE_BORDER_SHARE:
+        found = f"has {share:.0%} of its surface on the border of the field of view"
+    else:
+        return ()
+    return (f"The brain mask {found}, so no model was shown what lies within it alone; look at the mask.",)
+
+
+def _scanned_box(voxels: np.ndarray) -> Box:
+    """Give the box of what was scanned: beyond it a conformed image is 0."""
+    box = support_box(voxels) or full_box(voxels.shape)
+    i, j, k = (
+        slice(s.start + (s.start > 0), s.stop - (s.stop < n)) for s, n in zip(box, voxels.shape, strict=True)
+    )
+    return i, j, k
+
+
+def _on(volume: Volume, grid: Grid) -> np.ndarray:
+    """Give a volume's voxels on a grid: the very same ones where it is its own."""
+    return volume.voxels if grid.matches(volume.grid) else resample_linear(volume, grid)

@@ -1,0 +1,185 @@
+"""One network, several ways: what they must agree on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brainchop_pipe.core.grid import Volume, grid_around
+from brainchop_pipe.errors import ModelError, UsageError
+from brainchop_pipe.inference.card import ModelCard
+from brainchop_pipe.inference.predict import Prediction, predict
+from brainchop_pipe.inference.view import view_of
+from brainchop_pipe.inference.ways import least_gb, need_gb
+from brainchop_pipe.storage import sha256_of_bytes
+from conftest import make_card
+from networks import mesh_net, unet
+
+DILATIONS = (1, 2, 4, 1)
+HALO = sum(DILATIONS)
+
+
+def card_of(folder: Path, content: bytes, *, labels: int = 3, output: object = None, **given) -> ModelCard:
+    """Give the card of a made network on a grid of 2 mm; `given` are keys of its input."""
+    path = make_card(folder, "regions")
+    card = json.loads(path.read_text())
+    card["weights"] |= {"files": [{"path": "m.onnx", "sha256": sha256_of_bytes(content)}]}
+    card["weights"]["onnx_sha256"] = sha256_of_bytes(content)
+    card["input"] |= {"grid": {"shape": [40, 44, 48], "spacing_mm": [2, 2, 2], "orientation": "RAS"}, **given}
+    names = [{"index": i, "name": f"Class {i}", "color": "#808080"} for i in range(labels)]
+    card["output"] = {"role": "regions", "description": "made", "labels": names, **(output or {})}
+    return ModelCard.model_validate(card)
+
+
+@pytest.fixture
+def volume() -> Volume:
+    """Smooth noise."""
+    grid = grid_around(np.zeros(3), (40, 44, 48), (2, 2, 2), "RAS")
+    noise = np.random.default_rng(1).integers(0, 256, (10, 11, 12), np.uint8)
+    return Volume(noise.repeat(4, 0).repeat(4, 1).repeat(4, 2), grid)
+
+
+def run(volume, content, card, *, full_volume=True, **kwargs) -> Prediction:
+    return predict(view_of((volume,), card, full_volume=full_volume), content, card, **kwargs)
+
+
+@pytest.mark.parametrize("with_probabilities", [True, False])
+@pytest.mark.parametrize("classes", [3, 12])
+def test_tiles_with_a_halo_give_what_the_full_volume_gives(tmp_path, volume, classes, with_probabilities):
+    content = mesh_net(DILATIONS, classes)
+    card = card_of(tmp_path, content, labels=classes, run={"method": "volume", "halo": HALO})
+    whole = run(volume, content, card, with_probabilities=with_probabilities)
+    tiled = run(volume, content, card, mem_gb=0.85, with_probabilities=with_probabilities)
+    assert "tiles with a halo of 8" in tiled.field_of_view.description
+    assert len(np.unique(whole.labels.voxels)) >= min(classes, 5)
+    np.testing.assert_array_equal(tiled.labels.voxels, whole.labels.voxels)
+    np.testing.assert_allclose(tiled.confidence.voxels, whole.confidence.voxels, atol=1e-5)
+    if with_probabilities:
+        np.testing.assert_allclose(tiled.probabilities, whole.probabilities, atol=1e-5)
+
+
+def test_halo_that_is_too_small_shows(tmp_path, volume):
+    content = mesh_net(DILATIONS)
+    card = card_of(tmp_path, content, run={"method": "volume", "halo": 1})
+    whole, tiled = run(volume, content, card), run(volume, content, card, mem_gb=0.5)
+    assert (tiled.labels.voxels != whole.labels.voxels).any()
+
+
+def test_network_that_may_not_be_tiled_is_run_whole(tmp_path, volume):
+    content = mesh_net(DILATIONS)
+    card = card_of(tmp_path, content)
+    assert "tiles" not in run(volume, content, card, mem_gb=0.1).field_of_view.description
+    assert least_gb(card) == card.memory.full_gb
+
+
+def test_memory_that_no_tile_fits_is_refused(tmp_path, volume):
+    content = mesh_net(DILATIONS)
+    card = card_of(tmp_path, content, run={"method": "volume", "halo": HALO})
+    assert 0.25 < least_gb(card) < need_gb(card, 40 * 44 * 48) == card.memory.full_gb
+    with pytest.raises(UsageError, match=r"needs 0\.5 GB in its smallest tiles; 0\.3 GB are allowed"):
+        run(volume, content, card, mem_gb=0.3)
+
+
+BRIGHT = {"labels": 2}
+
+
+def expected(volume: Volume) -> np.ndarray:
+    return volume.voxels / 255.0 > 0.5
+
+
+def test_residual_unet_of_a_fixed_size_runs(tmp_path):
+    """BrainMaGe's shape: 128³, one channel, two classes."""
+    content = unet(3, [128, 128, 128])
+    grid = {"shape": [128, 128, 128], "spacing_mm": [2, 2, 2], "orientation": "RAS"}
+    card = card_of(tmp_path, content, **BRIGHT, grid=grid)
+    voxels = np.zeros((128, 128, 128), np.uint8)
+    voxels[30:70, 40:90, 20:100] = 255
+    volume = Volume(voxels, grid_around(np.zeros(3), (128, 128, 128), (2, 2, 2), "RAS"))
+    np.testing.assert_array_equal(run(volume, content, card).labels.voxels, voxels > 0)
+
+
+@pytest.mark.parametrize("planes", [["axial"], ["coronal"], ["axial", "coronal", "sagittal"]])
+def test_slices_of_all_planes_come_back_into_their_places(tmp_path, volume, planes):
+    content = unet(2, ["H", "W"], batch="N")
+    slices = {"method": "slices", "planes": planes, "batch": 7}
+    card = card_of(tmp_path, content, **BRIGHT, layout="NCHW", run=slices)
+    prediction = run(volume, content, card)
+    np.testing.assert_array_equal(prediction.labels.voxels, expected(volume))
+    assert ", ".join(planes) in prediction.field_of_view.description
+
+
+def test_sizes_are_padded_to_what_a_unet_takes(tmp_path, volume):
+    odd = Volume(volume.voxels[:37, :, :33], grid_around(np.zeros(3), (37, 44, 33), (2, 2, 2), "RAS"))
+    content = unet(3, ["D", "H", "W"])
+    grid = {"shape": [37, 44, 33], "spacing_mm": [2, 2, 2], "orientation": "RAS"}
+    card = card_of(tmp_path, content, **BRIGHT, grid=grid, multiple_of=4)
+    found = run(odd, content, card).labels.voxels
+    np.testing.assert_array_equal(found, odd.voxels / odd.voxels.max() > 0.5)
+
+
+@pytest.mark.parametrize("count", [0, 60])
+def test_sub_volumes_vote(tmp_path, volume, count):
+    content = unet(3, [16, 16, 16])
+    pieces = {"method": "subvolumes", "shape": [16, 16, 16], "count": count}
+    card = card_of(tmp_path, content, **BRIGHT, run=pieces)
+    prediction = run(volume, content, card, with_probabilities=True)
+    np.testing.assert_array_equal(prediction.labels.voxels, expected(volume))
+    np.testing.assert_allclose(prediction.probabilities.sum(axis=0), 1, atol=1e-6)
+    assert f"votes of {max(count, 27)} pieces" in prediction.field_of_view.description
+
+
+def test_box_smaller_than_a_piece_is_padded(tmp_path, volume):
+    content = unet(3, [32, 32, 32])
+    crop = {"threshold": 20, "margin_voxels": 0, "agreement": 1, "measured_on": "made"}
+    pieces = {"method": "subvolumes", "shape": [32, 32, 32]}
+    card = card_of(tmp_path, content, **BRIGHT, crop=crop, run=pieces)
+    small = np.zeros_like(volume.voxels)
+    small[10:20, 10:40, 10:40] = 255
+    found = run(Volume(small, volume.grid), content, card, full_volume=False)
+    np.testing.assert_array_equal(found.labels.voxels, small > 0)
+
+
+def test_channels_may_come_last_and_in_half_precision(tmp_path, volume):
+    from networks import identity_channels_last
+
+    content = identity_channels_last()
+    card = card_of(tmp_path, content, **BRIGHT, layout="NDHWC", dtype="float16")
+    np.testing.assert_array_equal(run(volume, content, card).labels.voxels, expected(volume))
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"), [("sigmoid", 2), ("labels", 3), ("probabilities", 3)], ids=lambda v: str(v)
+)
+def test_networks_may_end_in_another_way_than_in_logits(tmp_path, volume, values, labels):
+    from networks import ending_in
+
+    content = ending_in(values)
+    card = card_of(tmp_path, content, labels=labels, output={"values": values})
+    prediction = run(volume, content, card, with_probabilities=True)
+    bright = volume.voxels / 255.0
+    truth = (bright > 0.5) if labels == 2 else (bright > 0.25).astype(int) + (bright > 0.75)
+    np.testing.assert_array_equal(prediction.labels.voxels, truth)
+    np.testing.assert_array_equal(prediction.probabilities.argmax(axis=0), truth)
+
+
+def test_classes_may_be_merged(tmp_path, volume):
+    content = mesh_net(DILATIONS, 3)
+    one_each = run(volume, content, card_of(tmp_path, content)).labels.voxels
+    labels = [
+        {"index": 0, "name": "Background", "color": "#000000", "channels": [0]},
+        {"index": 1, "name": "Both", "color": "#FFFFFF", "channels": [1, 2]},
+    ]
+    card = card_of(tmp_path, content, output={"labels": labels})
+    merged = run(volume, content, card, with_probabilities=True)
+    np.testing.assert_array_equal(merged.labels.voxels, one_each > 0)
+    np.testing.assert_allclose(merged.probabilities.sum(axis=0), 1, atol=1e-5)
+
+
+def test_labels_that_the_card_does_not_have_are_refused(tmp_path, volume):
+    from networks import ending_in
+
+    content = ending_in("labels")
+    card = card_of(tmp_path, content, labels=2, output={"values": "labels"})
+    with pytest.raises(ModelError, match="gave labels from 0 to 2; its card has 2 classes"):
+        run(volume, content, card)
