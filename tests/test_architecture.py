@@ -36,8 +36,10 @@ ALLOWED = {
     "steps": {"core", "errors", "headers", "images", "inference", "preparation", "record", "settings", "zoo"},
     "step_files": {"core", "errors", "headers", "images", "inference", "preparation"}
     | {"record", "settings", "steps", "storage"},
-    "file_steps": {"core", "errors", "headers", "images", "inference", "preparation"}
-    | {"record", "settings", "step_files", "steps", "storage", "zoo"},
+    "segment_files": {"core", "errors", "headers", "images", "inference", "preparation"}
+    | {"settings", "step_files", "steps", "zoo"},
+    "file_steps": {"core", "errors", "headers", "images", "inference", "preparation", "record"}
+    | {"segment_files", "settings", "step_files", "steps", "storage", "zoo"},
     "engines": {"errors", "file_steps", "settings", "step_files", "versions", "zoo"},
     "bids": {"__init__", "errors", "inference", "record", "settings", "storage", "versions", "zoo"},
     "workflows": {"bids", "core", "engines", "errors", "file_steps", "headers", "images"}

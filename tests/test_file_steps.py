@@ -12,7 +12,6 @@ from brainchop_pipe.file_steps import (
     correct_bias_file,
     extract_brain_file,
     infer_file,
-    load_model,
     post_filter_file,
     restore_file,
     segment_labels_file,
@@ -20,7 +19,7 @@ from brainchop_pipe.file_steps import (
 )
 from brainchop_pipe.record import StepRecord
 from brainchop_pipe.settings import Processing
-from brainchop_pipe.steps import prepare, run_model
+from brainchop_pipe.steps import load_model, prepare, run_model
 from brainchop_pipe.storage import sha256_of_file
 from conftest import head_affine, head_voxels, save
 

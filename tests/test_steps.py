@@ -7,12 +7,12 @@ from scipy import ndimage
 
 from brainchop_pipe.core.tissue import TissueMaps
 from brainchop_pipe.errors import InputError
-from brainchop_pipe.file_steps import load_model
 from brainchop_pipe.preparation import what_model_sees
 from brainchop_pipe.settings import Processing
 from brainchop_pipe.steps import (
     check_tissue_share,
     find_brain,
+    load_model,
     prepare,
     run_model,
     segment_labels,

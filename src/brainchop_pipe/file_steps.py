@@ -11,41 +11,35 @@ from pathlib import Path
 import numpy as np
 
 from brainchop_pipe.core.bias import bias_field
-from brainchop_pipe.core.conform import LabelInterpolation, conform_to, restore_labels
+from brainchop_pipe.core.conform import LabelInterpolation, restore_labels
 from brainchop_pipe.core.grid import Volume
-from brainchop_pipe.errors import InputError, UsageError
+from brainchop_pipe.errors import InputError
 from brainchop_pipe.headers import AffineChoice
-from brainchop_pipe.images import Image, read_image
-from brainchop_pipe.inference.card import ModelCard
+from brainchop_pipe.images import read_image
 from brainchop_pipe.inference.filters import filter_labels
-from brainchop_pipe.inference.numbering import LabelScheme
 from brainchop_pipe.inference.predict import predict
 from brainchop_pipe.inference.session import Device
 from brainchop_pipe.inference.view import view_of
-from brainchop_pipe.preparation import Brain, brain_of_mask
+from brainchop_pipe.preparation import brain_of_mask
 from brainchop_pipe.record import Clock, InputDigests, Origin
-from brainchop_pipe.settings import Orientation, Preparation, Processing
+from brainchop_pipe.segment_files import segment_labels_file as segment_labels_file
+from brainchop_pipe.segment_files import segment_tissues_file as segment_tissues_file
+from brainchop_pipe.settings import Orientation, Processing
 from brainchop_pipe.step_files import (
     BiasFiles,
     BrainFiles,
-    LabelFiles,
-    TissueFiles,
     on_models_grid,
-    read_brain,
     read_conformed,
     read_labels,
     read_on_grid,
     target_place,
     write_brain,
-    write_segmentation,
     write_volume,
 )
-from brainchop_pipe.steps import ReadyModel, find_brain, prepare, segment_labels, segment_tissues
+from brainchop_pipe.steps import find_brain, load_model, prepare
 from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.zoo.catalog import find_model
-from brainchop_pipe.zoo.check import check_file
-from brainchop_pipe.zoo.fetch import ModelStore
-from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL, preparing_of
+from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL
 
 
 def conform_file(
@@ -235,164 +229,6 @@ def restore_file(
     return write_volume(out_file, Volume(restored, target.grid), target.placement, labels=True)
 
 
-def segment_labels_file(
-    in_file: Path,
-    reference: Path,
-    out_dir: Path,
-    *,
-    model: str,
-    mask: Path | None = None,
-    brain: Path | None = None,
-    contrasts: tuple[str, ...] = (),
-    contrast_files: tuple[Path, ...] = (),
-    prepare: Preparation = "auto",
-    device: Device = "auto",
-    threads: int = 1,
-    mem_gb: float | None = None,
-    full_volume: bool = False,
-    interpolation: LabelInterpolation = "linear",
-    label_scheme: LabelScheme = "compact",
-    orientation: Orientation = "ras",
-    prefer_affine: AffineChoice | None = None,
-) -> LabelFiles:
-    """Run one model on a conformed image: infer, post-filter and restore, in memory.
-
-    Parameters
-    ----------
-    in_file : Path
-        As `conform_file` writes it.
-    reference : Path
-        The image that it was made of.
-    out_dir : Path
-        Folder for ``seg-LABEL.nii.gz`` and ``.json``, LABEL as in the model's card.
-    model : str
-        Name of a shipped card, or path of a card.
-    mask : Path or None
-        As `extract_brain_file` writes it; None only if the model sees the whole head.
-    brain : Path or None
-        As `extract_brain_file` writes it; None only if the model sees the whole head.
-    contrasts : tuple of str
-        BIDS suffixes of further images of the head, for models of several channels.
-    contrast_files : tuple of Path
-        These images, one a contrast, in the same place in the world as the first.
-    prepare : {"auto", "none", "mask", "brain"}
-        What the model sees. "auto": as its card says; "none": the whole head; "mask": what
-        lies within the mask; "brain": the same, evenly lit.
-    device : str
-        "auto": the best that works; a name is strict.
-    threads : int
-        Of the CPU provider.
-    mem_gb : float or None
-        Most that the model may take; None: what it takes in one piece.
-    full_volume : bool
-        No crop to the head.
-    interpolation : {"linear", "nearest"}
-        On the way back to the image's grid; "linear" weighs the labels around.
-    label_scheme : {"compact", "freesurfer"}
-        Numbers as the model has them, or those of FreeSurfer's colour table, left and
-        right apart, where the card has them.
-    orientation : {"ras", "native"}
-        Order of voxels: nearest to RAS+, or the image's own.
-    prefer_affine : {"sform", "qform"} or None
-        As for `conform_file`.
-
-    Returns
-    -------
-    LabelFiles
-        The label map, and a `StepRecord`.
-    """
-    processing = Processing(
-        prefer_affine=prefer_affine,
-        prepare=prepare,
-        full_volume=full_volume,
-        output_orientation=orientation,
-        label_interpolation=interpolation,
-        label_scheme=label_scheme,
-        device=device,
-        threads=threads,
-        mem_gb=mem_gb,
-    )
-    ready = load_model(model)
-    image, target = read_conformed(in_file), target_place(reference, prefer_affine, orientation)
-    seen = _brain_for(ready.card, processing, mask, brain, image)
-    others = dict(zip(contrasts, contrast_files, strict=True))
-    heads = _heads(ready.card, image, reference, prefer_affine, others)
-    result = segment_labels(heads, target.grid, ready, processing, seen)
-    stem = f"seg-{ready.card.bids_label}"
-    labels, record = out_dir / f"{stem}.nii.gz", out_dir / f"{stem}.json"
-    return LabelFiles(*write_segmentation([labels], record, result, image, target.placement))
-
-
-def segment_tissues_file(
-    in_file: Path,
-    reference: Path,
-    mask: Path,
-    brain: Path,
-    out_dir: Path,
-    *,
-    tissue_model: str,
-    prepare: Preparation = "auto",
-    device: Device = "auto",
-    threads: int = 1,
-    mem_gb: float | None = None,
-    full_volume: bool = False,
-    orientation: Orientation = "ras",
-    prefer_affine: AffineChoice | None = None,
-) -> TissueFiles:
-    """Combine a tissue model on a conformed image with a brain mask, into maps that agree with each other.
-
-    Parameters
-    ----------
-    in_file : Path
-        As `conform_file` writes it.
-    reference : Path
-        The image that it was made of.
-    mask : Path
-        As `extract_brain_file` writes it.
-    brain : Path
-        As `extract_brain_file` writes it.
-    out_dir : Path
-        Folder for ``mask``, ``dseg``, ``GM``, ``WM``, ``CSF`` (``.nii.gz``) and ``tissues.json``.
-    tissue_model : str
-        A model of grey and white matter: name of a shipped card, or path of a card.
-    prepare : {"auto", "none", "mask", "brain"}
-        As for `segment_labels_file`.
-    device : str
-        "auto": the best that works; a name is strict.
-    threads : int
-        Of the CPU provider.
-    mem_gb : float or None
-        Most that the model may take; None: what it takes in one piece.
-    full_volume : bool
-        No crop to the head.
-    orientation : {"ras", "native"}
-        Order of voxels: nearest to RAS+, or the image's own.
-    prefer_affine : {"sform", "qform"} or None
-        As for `conform_file`.
-
-    Returns
-    -------
-    TissueFiles
-        Mask, dseg (1 = GM, 2 = WM, 3 = CSF), three probability maps, and a `StepRecord`.
-    """
-    processing = Processing(
-        prefer_affine=prefer_affine,
-        prepare=prepare,
-        full_volume=full_volume,
-        output_orientation=orientation,
-        device=device,
-        threads=threads,
-        mem_gb=mem_gb,
-    )
-    ready = load_model(tissue_model)
-    image, target = read_conformed(in_file), target_place(reference, prefer_affine, orientation)
-    seen = read_brain(mask, brain, image.volume.grid)
-    heads = _heads(ready.card, image, reference, prefer_affine, {})
-    result = segment_tissues(heads, target.grid, ready, processing, seen)
-    paths = [out_dir / f"{name}.nii.gz" for name in result.maps]
-    return TissueFiles(*write_segmentation(paths, out_dir / "tissues.json", result, image, target.placement))
-
-
 def correct_bias_file(
     in_file: Path,
     mask: Path,
@@ -434,49 +270,3 @@ def correct_bias_file(
         for name, voxels in maps.items()
     ]
     return BiasFiles(*paths)
-
-
-def load_model(name: str) -> ReadyModel:
-    """Find a model by name or card, load its ONNX file from the cache, or fetch it, and check it."""
-    model = find_model(name)
-    content = ModelStore.from_environment().load(model)
-    check_file(model, content)
-    return ReadyModel(model, content)
-
-
-def _brain_for(
-    card: ModelCard, processing: Processing, mask: Path | None, brain: Path | None, conformed: Image
-) -> Brain | None:
-    """Read the brain that a model is to see; None where it sees the whole head, unless it made the mask."""
-    if mask is not None and brain is not None:
-        return read_brain(mask, brain, conformed.volume.grid)
-    way = preparing_of(card, processing.prepare)
-    if way != "none":
-        raise UsageError(
-            f"model {card.name!r} is to see the brain alone (prepare {way!r}); give the mask and the brain "
-            "that ExtractBrain makes, or prepare='none'"
-        )
-    return None
-
-
-def _heads(
-    card: ModelCard,
-    conformed: Image,
-    reference: Path,
-    prefer_affine: AffineChoice | None,
-    others: dict[str, Path],
-) -> tuple[Volume, ...]:
-    """Give the channels of a model on its grid; `others` are further contrasts by suffix."""
-    missing = [suffix for suffix in card.input.contrasts[1:] if suffix not in others]
-    if missing:
-        raise InputError(
-            f"model {card.name!r} needs {' and '.join(missing)} of {reference.name} as well; give them as "
-            "contrasts, in the same place in the world"
-        )
-    grid = card.input.grid
-    if grid.is_conformed:
-        first = conformed.volume
-    else:
-        first = on_models_grid(grid, conformed.volume, read_image(reference, prefer_affine).volume)
-    images = (read_image(others[suffix], prefer_affine).volume for suffix in card.input.contrasts[1:])
-    return (first, *(conform_to(image, first.grid, raw=grid.values == "raw") for image in images))

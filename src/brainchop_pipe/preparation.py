@@ -135,14 +135,17 @@ def what_model_sees(
         The whole head, with a note, where the mask looks wrong, or white matter cannot
         be found.
     """
-    whole = view_of(heads, card, full_volume=full_volume)
     if way == "none" or brain is None:
-        return Seen(whole)
-    grid, record = whole.grid, brain.record
+        return Seen(view_of(heads, card, full_volume=full_volume))
+    grid, record = heads[0].grid, brain.record
+    doubt = ""
     if not record.usable:
-        return Seen(whole, notes=(f"{card.name} {_WHOLE}: the brain mask looks wrong.",))
-    if way == "brain" and record.white_matter is None:
-        return Seen(whole, notes=(f"{card.name} {_WHOLE}: white matter makes no peak within the mask.",))
+        doubt = "the brain mask looks wrong"
+    elif way == "brain" and record.white_matter is None:
+        doubt = "white matter makes no peak within the mask"
+    if doubt:
+        whole = view_of(heads, card, full_volume=full_volume)
+        return Seen(whole, notes=(f"{card.name} {_WHOLE}: {doubt}.",))
     inside = _on(Volume(brain.inside.astype(np.float32), brain.probability.grid), grid) > _BRAIN_ABOVE
     box = crop_box(inside.astype(np.uint8) * 255, card, full_volume=full_volume)
     if way == "mask" or record.white_matter is None:

@@ -22,7 +22,9 @@ from brainchop_pipe.inference.ways import FieldOfView
 from brainchop_pipe.preparation import Brain, Seen, brain_of_prediction, what_model_sees
 from brainchop_pipe.record import Clock, StepRecord, peak_memory_mb, utc_now
 from brainchop_pipe.settings import Orientation, Processing
-from brainchop_pipe.zoo.catalog import Model
+from brainchop_pipe.zoo.catalog import Model, find_model
+from brainchop_pipe.zoo.check import check_file
+from brainchop_pipe.zoo.fetch import ModelStore
 from brainchop_pipe.zoo.plan import preparing_of
 
 # Share of grey and white matter in the mask. In adults CSF takes 15 to 35 %, in severe
@@ -88,6 +90,14 @@ class Findings(NamedTuple):
 def output_grid(grid: Grid, orientation: Orientation) -> Grid:
     """Give the grid that an image's outputs lie on: its voxels, RAS+ or in the file's order."""
     return canonical_grid(grid) if orientation == "ras" else grid
+
+
+def load_model(name: str) -> ReadyModel:
+    """Find a model by name or card, load its ONNX file from the cache, or fetch it, and check it."""
+    model = find_model(name)
+    content = ModelStore.from_environment().load(model)
+    check_file(model, content)
+    return ReadyModel(model, content)
 
 
 def prepare(path: Path, prefer_affine: AffineChoice | None = None) -> Prepared:

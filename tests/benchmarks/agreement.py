@@ -16,7 +16,6 @@ import time
 import numpy as np
 
 from brainchop_pipe.core.grid import Volume
-from brainchop_pipe.file_steps import load_model
 from brainchop_pipe.images import read_image
 from brainchop_pipe.inference.card import PostFilter
 from brainchop_pipe.inference.predict import Prediction, post_filter, predict
@@ -24,7 +23,7 @@ from brainchop_pipe.inference.view import view_of
 from brainchop_pipe.inference.ways import least_gb, need_gb
 from brainchop_pipe.record import peak_memory_mb
 from brainchop_pipe.settings import available_cpus
-from brainchop_pipe.steps import ReadyModel
+from brainchop_pipe.steps import ReadyModel, load_model
 from brainchop_pipe.zoo.catalog import shipped_models
 
 from .quality import SHARED

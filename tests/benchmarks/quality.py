@@ -24,7 +24,6 @@ from brainchop_pipe.errors import InputError
 from brainchop_pipe.file_steps import (
     conform_file,
     extract_brain_file,
-    load_model,
     segment_labels_file,
     segment_tissues_file,
 )
@@ -33,6 +32,7 @@ from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.record import StepRecord
 from brainchop_pipe.settings import Preparation, available_cpus
 from brainchop_pipe.step_files import BrainFiles
+from brainchop_pipe.steps import load_model
 from brainchop_pipe.zoo.catalog import shipped_models
 
 SHARED = Path(os.environ.get("BRAINCHOP_SHARED", Path(__file__).parents[3] / "shared")).resolve()

@@ -10,7 +10,7 @@ import pytest
 from nipype.pipeline import engine as pe
 from pydra.engine.submitter import Submitter
 
-from brainchop_pipe import file_steps
+from brainchop_pipe import file_steps, segment_files
 from brainchop_pipe.engines import nipype_interfaces, pydra_tasks
 from brainchop_pipe.errors import UsageError
 from brainchop_pipe.zoo.plan import group_names
@@ -26,13 +26,13 @@ def _hash_cache(monkeypatch, tmp_path):
 def runs(monkeypatch) -> list[str]:
     """One entry for each time that the model was run."""
     seen: list[str] = []
-    original = file_steps.segment_labels
+    original = segment_files.segment_labels
 
     def counted(*args, **kwargs):
         seen.append("run")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(file_steps, "segment_labels", counted)
+    monkeypatch.setattr(segment_files, "segment_labels", counted)
     return seen
 
 
