@@ -272,7 +272,9 @@ def _with_regions(labels: np.ndarray, regions: _Regions, kept: np.ndarray) -> np
 
 
 def _numbered(inside: np.ndarray, connectivity: Connectivity) -> np.ndarray:
-    return np.asarray(cc3d.connected_components(inside, connectivity=connectivity, out_dtype=np.uint32))
+    numbers = cc3d.connected_components(inside, connectivity=connectivity, out_dtype=np.uint32)
+    # Older ones of cc3d give an empty array one axis.
+    return np.asarray(numbers).reshape(inside.shape)
 
 
 def _foreground_box(labels: np.ndarray) -> Box:
