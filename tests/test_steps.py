@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from brainchop_pipe.core.metrics import dice
 from brainchop_pipe.core.tissue import TissueMaps
 from brainchop_pipe.errors import InputError
 from brainchop_pipe.preparation import what_model_sees
@@ -13,6 +14,7 @@ from brainchop_pipe.steps import (
     check_tissue_share,
     find_brain,
     load_model,
+    on_models_grid,
     prepare,
     run_model,
     segment_labels,
@@ -114,6 +116,26 @@ def test_mask_that_the_field_of_view_cuts_is_doubted(tmp_path, cards):
     record = brain_of(prepared, cards.mask).record
     assert not record.usable
     assert "of its surface on the border of the field of view" in record.notes[0]
+
+
+def test_mask_and_tissue_models_may_have_grids_of_their_own(tmp_path, head_file, cards):
+    """BrainMaGe's: a mask on 128 voxels of 2 mm; and a tissue model on yet another grid."""
+    own = {"shape": [128, 128, 128], "spacing_mm": [2, 2, 2], "orientation": "RAS"}
+    other = {"shape": [150, 160, 170], "spacing_mm": [1.5, 1.5, 1.5], "orientation": "LPS"}
+    scaling = {"intensity": {"method": "minmax"}}
+    mask = make_card(tmp_path / "m", "mask", input={**scaling, "grid": own})
+    tissue = make_card(tmp_path / "t", "tissue", input={**scaling, "grid": other})
+    conformed = prepare(head_file).conformed.volume
+    brain = brain_of(prepare(head_file), str(mask), correct=False)
+    expected = brain_of(prepare(head_file), cards.mask, correct=False)
+    assert brain.probability.grid.matches(conformed.grid)
+    assert dice(brain.inside, expected.inside) > 0.98
+    ready = load_model(str(tissue))
+    heads = (on_models_grid(ready.card.input.grid, conformed, prepare(head_file).image.volume),)
+    found = segment_tissues(heads, conformed.grid, ready, Processing(), brain).maps["dseg"]
+    usual = load_model(cards.tissue), Processing(), expected
+    wanted = segment_tissues((conformed,), conformed.grid, *usual).maps["dseg"]
+    assert min(dice(found == n, wanted == n) for n in (1, 2)) > 0.97
 
 
 def test_mask_model_that_found_the_brain_is_not_run_again(head_file, cards, monkeypatch):

@@ -28,7 +28,6 @@ from brainchop_pipe.settings import Orientation, Processing
 from brainchop_pipe.step_files import (
     BiasFiles,
     BrainFiles,
-    on_models_grid,
     read_conformed,
     read_labels,
     read_on_grid,
@@ -36,7 +35,7 @@ from brainchop_pipe.step_files import (
     write_brain,
     write_volume,
 )
-from brainchop_pipe.steps import find_brain, load_model, prepare
+from brainchop_pipe.steps import find_brain, load_model, on_models_grid, prepare
 from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.zoo.catalog import find_model
 from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL

@@ -67,7 +67,7 @@ def brain_of_prediction(
     ----------
     conformed : Volume
     mask : Prediction
-        With probabilities; label 1 is brain.
+        With probabilities, on the grid of its model; label 1 is brain.
     name : str
         Of the mask model.
     clock : Clock
@@ -75,9 +75,10 @@ def brain_of_prediction(
     correct : bool
         Correct the bias field within the mask, and look for white matter.
     """
+    probability = mask.probability(1)
     return _brain(
         conformed,
-        mask.probability(1),
+        Volume(on_grid(probability, conformed.grid), conformed.grid),
         clock,
         correct=correct,
         mask_model=name,
@@ -146,13 +147,13 @@ def what_model_sees(
     if doubt:
         whole = view_of(heads, card, full_volume=full_volume)
         return Seen(whole, notes=(f"{card.name} {_WHOLE}: {doubt}.",))
-    inside = _on(Volume(brain.inside.astype(np.float32), brain.probability.grid), grid) > _BRAIN_ABOVE
+    inside = on_grid(Volume(brain.inside.astype(np.float32), brain.probability.grid), grid) > _BRAIN_ABOVE
     box = crop_box(inside.astype(np.uint8) * 255, card, full_volume=full_volume)
     if way == "mask" or record.white_matter is None:
         shown = [scaled(head.voxels * inside, card.input.intensity) for head in heads]
         return Seen(View(np.stack(shown), grid, box), f"{record.origin}, the rest set to 0")
     level = record.white_matter / card.input.white_matter
-    evenly_lit = scale_by_level(_on(brain.corrected, grid), level)
+    evenly_lit = scale_by_level(on_grid(brain.corrected, grid), level)
     done = (
         f"{record.origin}, N4 bias correction within it, white matter (grey level "
         f"{record.white_matter:.1f} of the conformed image) scaled to {card.input.white_matter}"
@@ -207,6 +208,6 @@ def _scanned_box(voxels: np.ndarray) -> Box:
     return i, j, k
 
 
-def _on(volume: Volume, grid: Grid) -> np.ndarray:
+def on_grid(volume: Volume, grid: Grid) -> np.ndarray:
     """Give a volume's voxels on a grid: the very same ones where it is its own."""
     return volume.voxels if grid.matches(volume.grid) else resample_linear(volume, grid)

@@ -15,13 +15,12 @@ from brainchop_pipe.settings import Orientation, Preparation, Processing
 from brainchop_pipe.step_files import (
     LabelFiles,
     TissueFiles,
-    on_models_grid,
     read_brain,
     read_conformed,
     target_place,
     write_segmentation,
 )
-from brainchop_pipe.steps import load_model, segment_labels, segment_tissues
+from brainchop_pipe.steps import load_model, on_models_grid, segment_labels, segment_tissues
 from brainchop_pipe.zoo.plan import preparing_of
 
 

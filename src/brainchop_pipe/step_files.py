@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
-from brainchop_pipe.core.conform import conform_to
-from brainchop_pipe.core.grid import CONFORMED_CENTER, Grid, Volume, grid_around, is_conformed
+from brainchop_pipe.core.grid import Grid, Volume, grid_around, is_conformed
 from brainchop_pipe.core.resample import resample_linear, support_box
 from brainchop_pipe.errors import InputError, OutputError
 from brainchop_pipe.headers import AffineChoice, Place, Placement
@@ -127,13 +126,6 @@ def write_brain(out_dir: Path, brain: Brain, placement: Placement) -> BrainFiles
     for path, volume in zip(paths, (brain.probability, brain.corrected), strict=True):
         write_volume(path, _cut(volume, grown), placement, comment=comment)
     return BrainFiles(*paths)
-
-
-def on_models_grid(grid: ModelGrid, conformed: Volume, image: Volume) -> Volume:
-    """Bring an image onto the grid of a model, around the middle of the conformed one."""
-    center = (conformed.grid.affine @ [*[CONFORMED_CENTER] * 3, 1.0])[:3]
-    target = grid_around(center, grid.shape, grid.spacing_mm, grid.orientation)
-    return conform_to(image, target, raw=grid.values == "raw")
 
 
 def target_place(reference: Path, prefer_affine: AffineChoice | None, orientation: Orientation) -> Place:

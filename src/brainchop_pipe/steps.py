@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from brainchop_pipe.core.conform import Conformed, conform, restore_labels, restore_probability
-from brainchop_pipe.core.grid import Grid, Volume, canonical_grid
+from brainchop_pipe.core.conform import Conformed, conform, conform_to, restore_labels, restore_probability
+from brainchop_pipe.core.grid import CONFORMED_CENTER, Grid, Volume, canonical_grid, grid_around
 from brainchop_pipe.core.quality import Quality, border_share, flags, label_volumes_mm3, mean_confidence
 from brainchop_pipe.core.tiles import full_box
 from brainchop_pipe.core.tissue import TISSUE_NAMES, TissueMaps, csf_probability, tissue_maps
@@ -15,11 +15,12 @@ from brainchop_pipe.errors import InputError
 from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.images import Image, read_image
 from brainchop_pipe.inference.card import ModelCard
+from brainchop_pipe.inference.card_input import ModelGrid
 from brainchop_pipe.inference.numbering import number_labels, output_labels
 from brainchop_pipe.inference.predict import Prediction, post_filter, predict
 from brainchop_pipe.inference.view import View
 from brainchop_pipe.inference.ways import FieldOfView
-from brainchop_pipe.preparation import Brain, Seen, brain_of_prediction, what_model_sees
+from brainchop_pipe.preparation import Brain, Seen, brain_of_prediction, on_grid, what_model_sees
 from brainchop_pipe.record import Clock, StepRecord, peak_memory_mb, utc_now
 from brainchop_pipe.settings import Orientation, Processing
 from brainchop_pipe.zoo.catalog import Model, find_model
@@ -109,6 +110,13 @@ def prepare(path: Path, prefer_affine: AffineChoice | None = None) -> Prepared:
         raise InputError(f"{path.name}: {error}") from error
 
 
+def on_models_grid(grid: ModelGrid, conformed: Volume, image: Volume) -> Volume:
+    """Bring an image onto the grid of a model, around the middle of the conformed one."""
+    center = (conformed.grid.affine @ [*[CONFORMED_CENTER] * 3, 1.0])[:3]
+    target = grid_around(center, grid.shape, grid.spacing_mm, grid.orientation)
+    return conform_to(image, target, raw=grid.values == "raw")
+
+
 def find_brain(conformed: Volume, mask_model: ReadyModel, processing: Processing, *, correct: bool) -> Brain:
     """Find the brain with a mask model, and even it out.
 
@@ -128,8 +136,10 @@ def find_brain(conformed: Volume, mask_model: ReadyModel, processing: Processing
     """
     clock = Clock()
     name = mask_model.card.name
+    wanted = mask_model.card.input.grid
+    head = conformed if wanted.is_conformed else on_models_grid(wanted, conformed, conformed)
     with clock.stage(f"infer {name}"):
-        mask = run_model((conformed,), mask_model, processing, None)[0]
+        mask = run_model((head,), mask_model, processing, None)[0]
     return brain_of_prediction(conformed, mask, name, clock, correct=correct)
 
 
@@ -269,12 +279,14 @@ def tissue_probabilities(brain: Volume, tissue: Prediction, card: ModelCard) -> 
     brain : Volume
         Probability of brain with its CSF, float32.
     tissue : Prediction
-        With probabilities, on the same grid.
+        With probabilities, on the grid of its model.
     card : ModelCard
         Of the tissue model.
     """
-    gm = tissue.probability(*card.output.indices_of("GM"))
-    wm = tissue.probability(*card.output.indices_of("WM"))
+    gm, wm = (
+        Volume(on_grid(tissue.probability(*card.output.indices_of(name)), brain.grid), brain.grid)
+        for name in ("GM", "WM")
+    )
     # A CSF class of the tissue model is among what is neither.
     csf = csf_probability(brain.voxels, (1 - gm.voxels - wm.voxels).clip(0, 1))
     return brain, gm, wm, Volume(csf, brain.grid)

@@ -76,3 +76,49 @@ def test_schema_describes_itself():
     schema = ModelCard.model_json_schema()
     assert "bids_label" in schema["required"]
     assert "BIDS suffixes" in schema["properties"]["modalities"]["description"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"layout": "NCHW"}, "layout 'NCHW' does not go with run method 'volume'"),
+        ({"run": {"method": "slices"}}, "layout 'NCDHW' does not go with run method 'slices'"),
+        ({"run": {"method": "subvolumes", "shape": [300, 9, 9]}}, "larger than the grid"),
+        ({"run": {"method": "volume", "halo": 4}, "multiple_of": 8}, "cannot be tiled exactly"),
+        ({"run": {"method": "volume", "most_gb": 4}}, "most_gb needs the halo"),
+        ({"dtype": "uint8"}, "cannot hold scaled values; use the intensity 'none'"),
+        ({"contrasts": ["T1w"]}, "for networks of several channels"),
+        ({"contrasts": ["T1w", "T2w"], "prepare": "brain"}, "for networks of one channel"),
+        ({"grid": {"orientation": "RLS"}}, "names an axis twice"),
+        ({"grid": {"shape": [0, 1, 1]}}, "must be above 0"),
+        ({"intensity": {"method": "window", "low": 5, "high": 5}}, "is empty; high must be above low"),
+    ],
+)
+def test_keys_of_the_input_that_contradict_each_other_are_refused(tmp_path, given, message):
+    with pytest.raises(ModelError, match=message):
+        read_card(make_card(tmp_path, "regions", input={"intensity": {"method": "minmax"}, **given}))
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ({"labels": [label(0, "a"), label(1, "b", channels=[0])]}, "each must be named once"),
+        ({"labels": [label(i, "a") for i in range(3)], "values": "sigmoid"}, "'sigmoid' go with 2 labels"),
+    ],
+)
+def test_labels_that_do_not_fit_the_networks_end_are_refused(tmp_path, output, message):
+    given = {"role": "regions", "description": "x", **output}
+    with pytest.raises(ModelError, match=message):
+        read_card(make_card(tmp_path, "regions", output=given))
+
+
+def test_weights_of_a_meshnet_need_what_they_do_not_say(tmp_path):
+    path = make_card(tmp_path, "regions")
+    card = json.loads(path.read_text())
+    card["weights"]["format"] = "safetensors"
+    path.write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="`meshnet` is for the format 'safetensors', which needs it"):
+        read_card(path)
+    card["weights"]["meshnet"] = {"dilations": [1, 2], "activation": "elu", "norm": "batch"}
+    path.write_text(json.dumps(card))
+    assert read_card(path).weights.meshnet.dilations == (1, 2)

@@ -185,6 +185,10 @@ class Input(CardPart):
             raise ValueError(f"pieces of {self.run.shape} are larger than the grid of {self.grid.shape}")
         if isinstance(self.run, WholeVolume) and self.run.halo is not None and self.multiple_of > 1:
             raise ValueError("a network with multiple_of cannot be tiled exactly; leave run.halo out")
+        if self.dtype in ("uint8", "int32") and (
+            not isinstance(self.intensity, NoScaling) or self.prepare == "brain"
+        ):
+            raise ValueError(f"dtype {self.dtype!r} cannot hold scaled values; use the intensity 'none'")
         if len(self.contrasts) == 1:
             raise ValueError("contrasts are for networks of several channels; leave them out for one")
         if self.contrasts and self.prepare == "brain":
