@@ -23,14 +23,13 @@ from brainchop_pipe.workflows.segment_nipype import (
 from bids import BIDSLayout
 from brainchop_pipe.errors import InputError, UsageError
 from brainchop_pipe.file_steps import (
-    LabelFiles,
-    TissueFiles,
     conform_file,
     extract_brain_file,
     segment_labels_file,
     segment_tissues_file,
 )
 from brainchop_pipe.settings import Processing, Settings
+from brainchop_pipe.step_files import LabelFiles, TissueFiles
 from conftest import head_affine, head_voxels, save
 
 
