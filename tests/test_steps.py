@@ -7,7 +7,8 @@ from scipy import ndimage
 
 from brainchop_pipe.core.metrics import dice
 from brainchop_pipe.core.tissue import TissueMaps
-from brainchop_pipe.errors import InputError
+from brainchop_pipe.errors import InputError, UsageError
+from brainchop_pipe.inference.card_input import NoScaling
 from brainchop_pipe.preparation import what_model_sees
 from brainchop_pipe.settings import Processing
 from brainchop_pipe.steps import (
@@ -21,7 +22,7 @@ from brainchop_pipe.steps import (
     segment_tissues,
     tissue_probabilities,
 )
-from brainchop_pipe.zoo.catalog import find_model
+from brainchop_pipe.zoo.catalog import find_model, shipped_models
 from brainchop_pipe.zoo.plan import plan_models, preparing_of
 from conftest import head_affine, head_voxels, make_card, save
 
@@ -152,6 +153,16 @@ def test_preparation_is_for_models_that_ask_for_it(cards, tmp_path):
     wanting = find_model(str(make_card(tmp_path / "w", "regions", input=WANTS_BRAIN))).card
     assert preparing_of(wanting, "auto") == "brain"
     assert preparing_of(wanting, "none") == "none"
+    fast = shipped_models()["tissue_fast"].card
+    assert (preparing_of(fast, "auto"), preparing_of(fast, "auto", in_pair=True)) == ("none", "brain")
+    levels = wanting.model_copy(
+        update={
+            "input": wanting.input.model_copy(
+                update={"prepare": "none", "intensity": NoScaling(method="none")}
+            )
+        }
+    )
+    assert preparing_of(levels, "brain") == "mask"
     assert preparing_of(find_model(cards.regions).card, "mask") == "mask"
     assert preparing_of(find_model(cards.mask).card, "brain") == "none"
 
@@ -160,6 +171,10 @@ def test_brain_is_looked_for_where_somebody_wants_it(cards, tmp_path):
     wanting = str(make_card(tmp_path / "w", "regions", name="w", bids_label="w", input=WANTS_BRAIN))
     assert plan_models([cards.regions], None, "auto").mask_model is None
     assert plan_models([cards.regions], None, "mask").mask_model == "mindgrab"
+    given = plan_models([cards.mask, cards.regions], None, "mask", "mindgrab")
+    assert (given.mask_model, given.with_brain) == ("mindgrab", (cards.regions,))
+    with pytest.raises(UsageError, match="'tissue' cannot find the brain for others"):
+        plan_models([cards.regions], None, "mask", "tissue")
     plan = plan_models([cards.regions, wanting, cards.mask], None, "auto")
     assert plan.mask_model == cards.mask
     assert plan.with_brain == (wanting, cards.mask)

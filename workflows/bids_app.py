@@ -85,16 +85,17 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
         zip(dict.fromkeys(settings.processing.models), find_models(settings.processing.models), strict=True)
     )
     check_tissue_model(tuple(models.values()), settings.processing.tissue_model)
-    check_memory(tuple(models.values()), settings)
+    involved = _models_to_load(models, settings)
+    check_memory(involved, settings)
     prepare_output_dir(settings.output_dir, settings.bids_dir)
     store = ModelStore.from_environment()
     limit = None if settings.mem_gb is None else int(settings.mem_gb * 1e9)
-    for model in _models_to_load(models, settings):
+    for model in involved:
         check_file(model, store.load(model), limit)
     if settings.bids_dir is not None:
         write_dataset_files(settings.output_dir, settings.bids_dir, code_record())
     images = sum(source.suffix in settings.query.modalities for source in jobs)
-    share = share_processors(settings, tuple(models.values()), images)
+    share = share_processors(settings, involved, images)
     processing = replace(settings.processing, threads=share.threads, mem_gb=share.mem_gb)
     settings = replace(settings, processing=processing)
     with work_folder(settings) as folder:
@@ -104,14 +105,19 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
             raise KeyboardInterrupt from None
 
 
-def _models_to_load(models: dict[str, Model], settings: Settings) -> list[Model]:
+def _models_to_load(models: dict[str, Model], settings: Settings) -> tuple[Model, ...]:
     """Give the models that may run: the one that finds the brain among them, unless all masks are given."""
     processing = settings.processing
     plan = plan_models(models, processing.tissue_model, processing.prepare, processing.mask_model)
-    wanted = dict.fromkeys((*plan.pair, *plan.singles, *((plan.mask_model,) if plan.mask_model else ())))
-    if settings.processing.mask or settings.derivatives:
-        wanted.pop(plan.mask_model, None)
-    return [models.get(name) or find_model(name) for name in wanted]
+    masks_are_given = processing.mask is not None or bool(settings.derivatives)
+    if masks_are_given and plan.mask_model is None:
+        raise UsageError(
+            "a brain mask was given, but no model of this run would see it: name a tissue model with a mask "
+            "model, or --prepare mask or brain"
+        )
+    needed = plan.pair[1:] if masks_are_given else (*plan.pair, *filter(None, [plan.mask_model]))
+    wanted = dict.fromkeys((*needed, *plan.singles))
+    return tuple(models.get(name) or find_model(name) for name in wanted)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Nipype interfaces around the steps: derivatives as the app writes them, tissues as Atropos numbers them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class _DerivativesInputSpec(BaseInterfaceInputSpec):
     source_file = File(exists=True, mandatory=True, desc="the raw image")
     bids_dir = Directory(exists=True, mandatory=True, desc="root of the raw dataset")
     output_dir = Directory(mandatory=True, desc="root of the derivatives")
+    given_mask = File(exists=True, desc="the mask that took the place of a model's, if one did")
     processing = traits.Instance(Processing, mandatory=True, desc="what was done to the image")
     mask = File(exists=True)
     dseg = File(exists=True)
@@ -55,8 +57,12 @@ class WriteDerivatives(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         given = self.inputs
+        mask = Path(given.given_mask) if isdefined(given.given_mask) else None
         settings = Settings(
-            Path(given.output_dir), given.processing, bids_dir=Path(given.bids_dir), command="nipype workflow"
+            Path(given.output_dir),
+            replace(given.processing, mask=mask),
+            bids_dir=Path(given.bids_dir),
+            command="nipype workflow",
         )
         tissues = None
         if isdefined(given.tissue_record):

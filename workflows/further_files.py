@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from brainchop_pipe.bids.derivatives import Product
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.errors import MissingInputError
 from brainchop_pipe.settings import Settings
@@ -12,7 +13,9 @@ from brainchop_pipe.zoo.catalog import Model
 _SUFFIX = re.compile(r"_[A-Za-z0-9]+(\.nii(?:\.gz)?|\.mg[hz])$")
 
 
-def with_further_files(settings: Settings, source: Source, path: Path, models: tuple[Model, ...]) -> Settings:
+def with_further_files(
+    settings: Settings, source: Source, path: Path, products: tuple[Product, ...]
+) -> Settings:
     """Give the settings of a run with what belongs to one image.
 
     Parameters
@@ -21,15 +24,16 @@ def with_further_files(settings: Settings, source: Source, path: Path, models: t
     source : Source
     path : Path
         The image.
-    models : tuple of Model
-        Those that are to see it.
+    products : tuple of Product
+        Those that are to be made of it; a mask is looked for only where one needs it.
 
     Raises
     ------
     MissingInputError
         See `find_mask`.
     """
-    mask, contrasts = find_mask(settings, source), find_contrasts(path, models)
+    mask = find_mask(settings, source) if any(product.mask_model for product in products) else None
+    contrasts = find_contrasts(path, tuple(model for product in products for model in product.models))
     processing = replace(settings.processing, mask=mask, contrasts=tuple(contrasts.items()))
     return replace(settings, processing=processing)
 

@@ -180,6 +180,11 @@ def _check_fits(record: StepRecord, product: Product, settings: Settings) -> Non
             f"these files were made by {', '.join(made_by)}, not by {', '.join(wanted)}; "
             "give the same models in the same order as to the workflow that made them"
         )
+    mask = settings.processing.mask if product.mask_model else None
+    if record.brain and record.brain.mask_sha256 != (sha256_of_file(mask) if mask else None):
+        raise InputError(
+            "these files were made with another brain mask than the settings say; give the same `given_mask`"
+        )
     said = settings.processing.parameters()
     other = {name: value for name, value in record.parameters.items() if said[name] != value}
     if other:
@@ -223,14 +228,14 @@ def _quality(record: StepRecord) -> dict[str, Any]:
 def _provenance(
     product: Product, record: StepRecord, input_: dict[str, Any], settings: Settings
 ) -> dict[str, Any]:
-    executions = _executions(record)
+    executions = _executions(product, record)
     fallbacks = [reason for execution in executions.values() for reason in execution["Fallbacks"]]
     return {
-        "Signature": signature(product.involved, settings),
+        "Signature": signature(product, settings),
         "Command": settings.command,
         "Parameters": settings.processing.parameters(),
         "Input": input_,
-        **_further_records(record, settings),
+        **_further_records(product, record, settings),
         "Models": [model_record(model) for model in _models_that_ran(product, record)],
         "Execution": executions,
         "Code": code_record(),
@@ -243,10 +248,14 @@ def _provenance(
     }
 
 
-def _executions(record: StepRecord) -> dict[str, dict[str, Any]]:
+def _executions(product: Product, record: StepRecord) -> dict[str, dict[str, Any]]:
     """Describe where each model ran, on what it saw; the mask model comes first."""
+    precisions = {model.card.name: model.card.input.dtype for model in product.involved}
     executions = {
-        name: {**execution_record(execution), "FieldOfView": record.fields_of_view[name]}
+        name: {
+            **execution_record(execution, precisions[name]),
+            "FieldOfView": record.fields_of_view[name],
+        }
         for name, execution in record.executions.items()
     }
     for name, preparation in record.preparations.items():
@@ -254,7 +263,8 @@ def _executions(record: StepRecord) -> dict[str, dict[str, Any]]:
     brain = record.brain
     if brain is None or brain.mask_model is None or brain.execution is None:
         return executions
-    first = {**execution_record(brain.execution), "FieldOfView": brain.field_of_view}
+    precision = precisions.get(brain.mask_model, "float32")
+    first = {**execution_record(brain.execution, precision), "FieldOfView": brain.field_of_view}
     return {brain.mask_model: first, **executions}
 
 
@@ -264,8 +274,8 @@ def _models_that_ran(product: Product, record: StepRecord) -> list[Model]:
     return [model for model in product.involved if model.card.name in ran]
 
 
-def _further_records(record: StepRecord, settings: Settings) -> dict[str, Any]:
+def _further_records(product: Product, record: StepRecord, settings: Settings) -> dict[str, Any]:
     """Describe what was read besides the image: a mask in the place of a model's, further contrasts."""
     mask = record.brain.mask_sha256 if record.brain else None
-    contrasts = contrasts_record(settings)
+    contrasts = contrasts_record(product, settings)
     return ({"GivenMask": {"SHA256": mask}} if mask else {}) | ({"Contrasts": contrasts} if contrasts else {})

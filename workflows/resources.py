@@ -76,7 +76,7 @@ def check_memory(models: tuple[Model, ...], settings: Settings) -> None:
     UsageError
     """
     for model in models:
-        need = least_gb(model.card) + BESIDES_MODEL_GB
+        need = least_gb(model.card, full_volume=settings.processing.full_volume) + BESIDES_MODEL_GB
         if settings.mem_gb is not None and need > settings.mem_gb:
             raise UsageError(
                 f"model {model.card.name!r} needs {need:.1f} GB ({BESIDES_MODEL_GB} GB for the image); "

@@ -121,8 +121,7 @@ class _ImageWork:
         missing = list(self.products)
         try:
             read_place(self.path, self.settings.processing.prefer_affine)
-            models = tuple(model for product in self.products for model in product.models)
-            self.settings = with_further_files(self.settings, self.source, self.path, models)
+            self.settings = with_further_files(self.settings, self.source, self.path, self.products)
             state = FileState.of(self.path)
             missing = [p for p in self.products if not self._is_complete(p, state)]
             complete = [p for p in self.products if p not in missing]
@@ -139,7 +138,7 @@ class _ImageWork:
             self.settings.output_dir,
             list(product.files(self.source).values()),
             list(label_table(self.source, product, self.settings.processing.label_scheme)),
-            signature(product.involved, self.settings),
+            signature(product, self.settings),
             self.path,
             state,
             check_hashes=self.settings.check_hashes,

@@ -63,8 +63,8 @@ def init_brainchop_segment_wf(
     prefer_affine, prepare, full_volume, interpolation, label_scheme, orientation, device, mem_gb
         See `segment_tissues_file` and `segment_labels_file`.
     mask_model : str or None
-        Which model finds the brain for others, where none of `models` can; None: the
-        package's choice.
+        Which model finds the brain for others, where no pair does; None: the first of
+        `models` that can, else the package's choice.
     omp_nthreads : int
         Threads of one inference.
     name : str
@@ -107,7 +107,11 @@ def init_brainchop_segment_wf(
     brain = None
     if plan.mask_model:
         interface = ExtractBrain(
-            mask_model=plan.mask_model, correct=plan.correct, full_volume=full_volume, **resources
+            mask_model=plan.mask_model,
+            correct=plan.correct,
+            full_volume=full_volume,
+            prefer_affine=prefer_affine,
+            **resources,
         )
         brain = add(interface, "extract_brain", plan.mask_model, refers=False)
         workflow.connect([(inputnode, brain, [("given_mask", "given_mask")])])
@@ -166,11 +170,11 @@ def init_brainchop_derivatives_wf(
     Returns
     -------
     Workflow
-        Inputs of ``inputnode``: ``source_file``, the raw image, and the outputs of the
-        other workflow but ``conformed``. Output of ``outputnode``: ``out_files``.
+        Inputs of ``inputnode``: ``source_file``, the raw image, ``given_mask`` where the
+        other workflow had one, and its outputs but ``conformed``. Output of ``outputnode``: ``out_files``.
     """
     workflow = pe.Workflow(name=name)
-    fields = ["source_file", *_TISSUES, "tissue_record", "labels", "label_records"]
+    fields = ["source_file", "given_mask", *_TISSUES, "tissue_record", "labels", "label_records"]
     inputnode = pe.Node(niu.IdentityInterface(fields=fields), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(fields=["out_files"]), name="outputnode")
     processing = Processing(
@@ -178,7 +182,7 @@ def init_brainchop_derivatives_wf(
         tissue_model=tissue_model,
         prefer_affine=prefer_affine,
         prepare=prepare,
-        mask_model=mask_model,
+        mask_model=absolute_names([mask_model])[0] if mask_model else None,
         full_volume=full_volume,
         label_interpolation=interpolation,
         label_scheme=label_scheme,

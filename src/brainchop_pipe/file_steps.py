@@ -13,7 +13,7 @@ import numpy as np
 from brainchop_pipe.core.bias import bias_field
 from brainchop_pipe.core.conform import LabelInterpolation, restore_labels
 from brainchop_pipe.core.grid import Volume
-from brainchop_pipe.errors import InputError
+from brainchop_pipe.errors import InputError, UsageError
 from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.images import read_image
 from brainchop_pipe.inference.filters import filter_labels
@@ -82,6 +82,7 @@ def extract_brain_file(
     threads: int = 1,
     mem_gb: float | None = None,
     full_volume: bool = False,
+    prefer_affine: AffineChoice | None = None,
 ) -> BrainFiles:
     """Find the brain in a conformed image, once for all models that want to see it alone.
 
@@ -107,6 +108,8 @@ def extract_brain_file(
         Most that the model may take; None: what it takes in one piece.
     full_volume : bool
         No crop to the head.
+    prefer_affine : {"sform", "qform"} or None
+        Of `given_mask`; as for `conform_file`.
 
     Returns
     -------
@@ -116,9 +119,7 @@ def extract_brain_file(
     """
     image = read_conformed(in_file)
     if given_mask is not None:
-        mask = read_image(given_mask, allow_constant=True).volume
-        if not (mask.voxels > 0).any():
-            raise InputError(f"mask {given_mask.name} is empty; above 0 must be brain")
+        mask = read_image(given_mask, prefer_affine, allow_constant=True).volume
         digest = sha256_of_file(given_mask)
         brain = brain_of_mask(image.volume, mask, digest, Clock(), correct=correct)
     else:
@@ -162,6 +163,8 @@ def infer_file(
         `out_file`.
     """
     ready = load_model(model)
+    if ready.card.input.contrasts:
+        raise UsageError(f"model {ready.card.name!r} takes several contrasts; use segment_labels_file")
     grid = ready.card.input.grid
     image = read_conformed(in_file) if grid.is_conformed else read_on_grid(in_file, grid)
     view = view_of((image.volume,), ready.card, full_volume=full_volume)

@@ -11,6 +11,7 @@ from brainchop_pipe.core.intensity import scale_by_level, white_matter_level
 from brainchop_pipe.core.quality import border_share, is_plausible_brain, looks_upside_down
 from brainchop_pipe.core.resample import Box, resample_linear, support_box
 from brainchop_pipe.core.tiles import full_box
+from brainchop_pipe.errors import InputError
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.card_input import Preparing
 from brainchop_pipe.inference.predict import Prediction
@@ -98,11 +99,22 @@ def brain_of_mask(conformed: Volume, mask: Volume, sha256: str, clock: Clock, *,
         On any grid in the image's world; above 0 is brain.
     sha256 : str
         Of its file.
+
+    Raises
+    ------
+    InputError
+        The mask is empty, or lies elsewhere.
     """
     inside = Volume((mask.voxels > 0).astype(np.float32), mask.grid)
+    probability = Volume(resample_linear(inside, conformed.grid), conformed.grid)
+    if not (probability.voxels > _BRAIN_ABOVE).any():
+        raise InputError(
+            "the mask that was given has no voxel in the image's place in the world; give one of this image, "
+            "with its affine, in which brain is above 0"
+        )
     return _brain(
         conformed,
-        Volume(resample_linear(inside, conformed.grid), conformed.grid),
+        probability,
         clock,
         correct=correct,
         mask_model=None,

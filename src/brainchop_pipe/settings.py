@@ -34,8 +34,8 @@ class Processing:
         it is; "mask": what lies within a brain mask; "brain": the same, its bias field
         corrected and its white matter brought to one level.
     mask_model : str or None
-        Which one finds the brain for models that see it alone, where none of `models` can;
-        None: the package's choice.
+        Which one finds the brain for models that see it alone, where no pair does; None:
+        the first of `models` that can, else the package's choice.
     mask : Path or None
         A brain mask of the image, in place of the mask model's.
     contrasts : tuple of (str, Path)

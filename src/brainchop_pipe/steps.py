@@ -26,7 +26,7 @@ from brainchop_pipe.settings import Orientation, Processing
 from brainchop_pipe.zoo.catalog import Model, find_model
 from brainchop_pipe.zoo.check import check_file
 from brainchop_pipe.zoo.fetch import ModelStore
-from brainchop_pipe.zoo.plan import preparing_of
+from brainchop_pipe.zoo.plan import check_mask_model, preparing_of
 
 # Share of grey and white matter in the mask. In adults CSF takes 15 to 35 %, in severe
 # atrophy nearly half; below the first figure the tissue model did not see the brain.
@@ -133,7 +133,10 @@ def find_brain(conformed: Volume, mask_model: ReadyModel, processing: Processing
     ------
     InputError
         The model finds nothing at all.
+    UsageError
+        It is no mask model that includes CSF.
     """
+    check_mask_model(mask_model.card)
     clock = Clock()
     name = mask_model.card.name
     wanted = mask_model.card.input.grid
@@ -202,7 +205,7 @@ def segment_tissues(
     clock = Clock()
     card = tissue_model.card
     with clock.stage(f"infer {card.name}"):
-        tissue, seen = run_model(heads, tissue_model, processing, brain)
+        tissue, seen = run_model(heads, tissue_model, processing, brain, in_pair=True)
     with clock.stage(f"write {card.name}"):
         probabilities = tissue_probabilities(brain.probability, tissue, card)
         on_models_grid = tissue_maps(*(p.voxels for p in probabilities))
@@ -219,7 +222,12 @@ def segment_tissues(
 
 
 def run_model(
-    heads: tuple[Volume, ...], ready: ReadyModel, processing: Processing, brain: Brain | None
+    heads: tuple[Volume, ...],
+    ready: ReadyModel,
+    processing: Processing,
+    brain: Brain | None,
+    *,
+    in_pair: bool = False,
 ) -> tuple[Prediction, Seen]:
     """Predict and post-filter; probabilities come with models of masks and tissues.
 
@@ -232,6 +240,8 @@ def run_model(
     brain : Brain or None
         What the network is to see in place of the whole head, if its card or the
         processing says so.
+    in_pair : bool
+        It makes tissue maps together with a mask model.
 
     Raises
     ------
@@ -239,7 +249,7 @@ def run_model(
         The model finds nothing at all.
     """
     card = ready.card
-    way = preparing_of(card, processing.prepare)
+    way = preparing_of(card, processing.prepare, in_pair=in_pair)
     seen = what_model_sees(heads, card, way, brain, full_volume=processing.full_volume)
     prediction = predict(
         seen.view,
@@ -250,7 +260,8 @@ def run_model(
         mem_gb=processing.mem_gb,
         with_probabilities=card.output.role != "regions",
     )
-    if not prediction.labels.voxels.any():
+    # Lesions, for example, may well not be there.
+    if card.output.role != "regions" and not prediction.labels.voxels.any():
         raise InputError(
             f"model {card.name!r} finds nothing in this image; is it a head, upright in its own "
             f"coordinates, in a contrast that the model knows ({', '.join(card.modalities)})?"

@@ -120,13 +120,21 @@ def plan_products(
         The first product that has one also writes the evenly lit brain.
     """
     groups = group_models(models, processing.tissue_model)
-    ways = {model.card.name: preparing_of(model.card, processing.prepare) for model in models}
+    ways = {
+        model.card.name: preparing_of(model.card, processing.prepare, in_pair=len(group) == 2)
+        for group in groups
+        for model in group
+    }
     pair = next((group for group in groups if len(group) == 2), None)
     if pair is None and set(ways.values()) <= {"none"}:
         return tuple(Product(group) for group in groups)
-    can = (model for model in models if is_mask_model(model.card))
-    mask_model = pair[0] if pair else next(can, None)
-    mask_model = mask_model or find_model(processing.mask_model or DEFAULT_MASK_MODEL)
+    can = next((model for model in models if is_mask_model(model.card)), None)
+    if pair is not None:
+        mask_model = pair[0]
+    elif can is not None and processing.mask_model is None:
+        mask_model = can
+    else:
+        mask_model = find_model(processing.mask_model or DEFAULT_MASK_MODEL)
     products = [
         Product(group, mask_model if len(group) == 2 or ways[group[0].card.name] != "none" else None)
         for group in groups

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import brainchop_pipe
+from brainchop_pipe.bids.derivatives import Product
 from brainchop_pipe.inference.session import Execution
 from brainchop_pipe.record import InputDigests
 from brainchop_pipe.settings import Settings
@@ -48,22 +49,21 @@ class FileState:
         return cls(status.st_size, status.st_mtime_ns)
 
 
-def signature(models: tuple[Model, ...], settings: Settings) -> str:
-    """Give one digest of all that decides an output apart from its input: models, parameters, version.
+def signature(product: Product, settings: Settings) -> str:
+    """Give one digest of all that decides a product apart from its image.
 
-    Parameters
-    ----------
-    models : tuple of Model
-        All that are involved.
-    settings : Settings
+    Models, parameters, version; the mask that was given, where the product sees one;
+    the further contrasts that its models see.
     """
     processing = settings.processing
+    but = ("label_interpolation", "label_scheme") if product.is_tissue_set else ()
+    mask = processing.mask if product.mask_model else None
     decisive = {
         "code": code_version(),
-        "parameters": processing.parameters(),
-        "mask": sha256_of_file(processing.mask) if processing.mask else None,
-        "contrasts": contrasts_record(settings),
-        "cards": [model.card.model_dump(mode="json") for model in models],
+        "parameters": processing.parameters(but),
+        "mask": sha256_of_file(mask) if mask else None,
+        "contrasts": contrasts_record(product, settings),
+        "cards": [model.card.model_dump(mode="json") for model in product.involved],
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -79,9 +79,11 @@ def input_record(uri: str, state: FileState, digests: InputDigests) -> dict[str,
     }
 
 
-def contrasts_record(settings: Settings) -> dict[str, Any]:
-    """Describe the further images of a head that models of several channels see, by suffix."""
-    return {suffix: {"SHA256": sha256_of_file(file)} for suffix, file in settings.processing.contrasts}
+def contrasts_record(product: Product, settings: Settings) -> dict[str, Any]:
+    """Describe the further images of a head that a product's models see, by suffix."""
+    wanted = {suffix for model in product.models for suffix in model.card.input.contrasts[1:]}
+    files = settings.processing.contrasts
+    return {suffix: {"SHA256": sha256_of_file(file)} for suffix, file in files if suffix in wanted}
 
 
 def model_record(model: Model) -> dict[str, Any]:
@@ -99,14 +101,14 @@ def model_record(model: Model) -> dict[str, Any]:
     }
 
 
-def execution_record(execution: Execution) -> dict[str, Any]:
-    """Describe where a model ran, against where it was asked to run."""
+def execution_record(execution: Execution, precision: str) -> dict[str, Any]:
+    """Describe where a model ran, against where it was asked to run, and in which numbers."""
     return {
         "RequestedDevice": execution.requested,
         "Provider": execution.provider,
         "Fallbacks": list(execution.fallbacks),
         "Threads": execution.threads,
-        "Precision": "float32",
+        "Precision": precision,
     }
 
 

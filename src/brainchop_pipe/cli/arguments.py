@@ -217,8 +217,8 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     add(
         "--mask-model",
         metavar="NAME",
-        help="which model finds the brain for others, where none of --models can; default: "
-        f"{DEFAULT_MASK_MODEL}",
+        help="which model finds the brain for others, where no pair makes tissue maps; default: the first of "
+        f"--models that can, else {DEFAULT_MASK_MODEL}",
     )
     add("--mask", type=Path, metavar="FILE", help="brain mask of the one image, in place of a model's")
     add(

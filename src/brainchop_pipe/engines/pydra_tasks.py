@@ -232,8 +232,8 @@ def InOrder(first: list[File], second: list[File], places: list[int]) -> Any:
             type=str | None,
             default=None,
             converter=_model_name,
-            help="Which model finds the brain for others, where none of `models` can; None: the package's "
-            "choice.",
+            help="Which model finds the brain for others, where no pair does; None: the first of `models` "
+            "that can, else the package's choice.",
         ),
         "given_mask": _BRAIN_OPTIONS["given_mask"],
         **{name: _OPTIONS[name] for name in _SHARED_OPTIONS},

@@ -73,7 +73,9 @@ class Label(CardPart):
 
     index: int = Field(ge=0, le=65535, description="Value in label maps")
     channels: tuple[int, ...] = Field(
-        (), description="Classes of the network that become this label; none: the one of the same number"
+        (),
+        description="Classes of the network that become this label, where one of them is the most probable; "
+        "none: the one of the same number",
     )
     name: str = Field(min_length=1)
     abbreviation: str | None = None
@@ -183,6 +185,15 @@ class ModelCard(CardPart):
     output: Output
     post_filter: PostFilter = PostFilter()
     memory: Memory
+
+    @model_validator(mode="after")
+    def _can_play_its_role(self) -> Self:
+        finds_brain = self.output.role == "mask" and self.output.includes_csf
+        if finds_brain and self.input.grid.values == "raw":
+            raise ValueError("a mask model that includes CSF sees the conformed image: grid.values 'uint8'")
+        if (finds_brain or self.output.role == "tissue") and self.input.contrasts:
+            raise ValueError("models of masks with CSF and of tissues take one contrast")
+        return self
 
 
 def read_card(path: Path) -> ModelCard:

@@ -62,10 +62,18 @@ class Network:
         self.card = card
         # Planes of slices are averaged by their probabilities.
         self.with_probabilities = with_probabilities or isinstance(card.input.run, Slices)
-        self._is_reduced = not self.with_probabilities and _can_be_reduced(card)
-        self._model = labels_model(model, card.output.class_count) if self._is_reduced else model
+        self._is_reduced, self._model = False, model
+        if not self.with_probabilities and _can_be_reduced(card):
+            self._reduce(model)
         self._digest = card.weights.onnx_sha256 + (":labels" if self._is_reduced else "")
         self._session = open_session(self._model, self._digest, device, threads)
+
+    def _reduce(self, model: bytes) -> None:
+        """Have the network give labels; one that cannot be changed so gives scores."""
+        try:
+            self._model, self._is_reduced = labels_model(model, self.card.output.class_count), True
+        except ModelError as error:
+            logger.info("model %r gives scores, which takes more memory: %s", self.card.name, error)
 
     @property
     def execution(self) -> Execution:
@@ -128,7 +136,7 @@ class Network:
             return Scores(labels, np.ones(labels.shape, np.float32), self._one_hot(labels))
         values = _both_classes(values) if kind == "sigmoid" else values.astype(np.float32, copy=False)
         # Before the soft-max, whose rounding makes ties.
-        labels = self._merged(_argmax(values, label_dtype(self.card)))
+        labels = self._merged(_argmax(values, self._class_dtype))
         classes = _softmax_in_place(values) if kind == "logits" else values
         merged = self._merged_probabilities(classes) if self.with_probabilities else None
         return Scores(labels, classes.max(axis=1), merged)
@@ -162,7 +170,7 @@ class Network:
                 f"model {self.card.name!r} gave labels from {values.min():g} to {largest}; its card has "
                 f"{self.card.output.class_count} classes"
             )
-        return self._merged(values.astype(label_dtype(self.card)))
+        return self._merged(values.astype(self._class_dtype))
 
     def _merged(self, classes: np.ndarray) -> np.ndarray:
         """Give the labels that classes of the network belong to."""
@@ -178,6 +186,10 @@ class Network:
         if self._is_one_to_one:
             return classes.swapaxes(0, 1)
         return np.stack([classes[:, list(members)].sum(axis=1) for members in self.card.output.classes])
+
+    @property
+    def _class_dtype(self) -> type[np.unsignedinteger]:
+        return np.uint8 if self.card.output.class_count <= 256 else np.uint16
 
     @property
     def _is_one_to_one(self) -> bool:

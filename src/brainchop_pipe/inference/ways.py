@@ -84,12 +84,13 @@ def need_gb(card: ModelCard, voxels: float) -> float:
     return float(_FIXED_GB + max(card.memory.full_gb - _FIXED_GB, 0) * share)
 
 
-def least_gb(card: ModelCard) -> float:
+def least_gb(card: ModelCard, *, full_volume: bool = False) -> float:
     """Give the memory with which a network runs at all: in the smallest tiles, where it may be tiled."""
     run = card.input.run
     if isinstance(run, WholeVolume) and run.halo is not None:
         return need_gb(card, smallest_tile_voxels(card.input.grid.shape, run.halo))
-    return card.memory.full_gb if card.input.crop is None else card.memory.cropped_gb
+    whole = full_volume or card.input.crop is None
+    return card.memory.full_gb if whole else card.memory.cropped_gb
 
 
 def _tiles(

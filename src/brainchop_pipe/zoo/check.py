@@ -8,7 +8,7 @@ import numpy as np
 from brainchop_pipe.core.grid import Volume, grid_around
 from brainchop_pipe.errors import ModelError, PipeError
 from brainchop_pipe.inference.card import ModelCard
-from brainchop_pipe.inference.card_input import Slices, SubVolumes
+from brainchop_pipe.inference.card_input import Slices, SubVolumes, WholeVolume
 from brainchop_pipe.inference.predict import predict
 from brainchop_pipe.inference.session import Device
 from brainchop_pipe.inference.view import view_of
@@ -120,8 +120,11 @@ def _input_findings(card: ModelCard, facts: ModelFacts) -> list[str]:
             f"{' or '.join(_shown(shape) for shape in wanted)} ({card.input.layout})"
         )
     sizes = tensor.shape[1:-1] if card.input.layout.endswith("C") else tensor.shape[2:]
-    if card.input.crop is not None and any(isinstance(size, int) for size in sizes):
+    fixed = any(isinstance(size, int) for size in sizes)
+    if fixed and card.input.crop is not None:
         findings.append("its input has a fixed size, so that it cannot be cropped; leave out input.crop")
+    if fixed and isinstance(card.input.run, WholeVolume) and card.input.run.halo is not None:
+        findings.append("its input has a fixed size, so that it cannot be tiled; leave out input.run.halo")
     return findings
 
 
@@ -148,13 +151,14 @@ def _wanted_shapes(card: ModelCard) -> list[tuple[int | str, ...]]:
     """Give the shapes that a network is shown by its card; a name stands for any size."""
     given = card.input
     channels = max(1, len(given.contrasts))
-    sizes = [-(-n // given.multiple_of) * given.multiple_of for n in given.grid.shape]
+    shown = given.run.shape if isinstance(given.run, SubVolumes) else given.grid.shape
+    sizes = [-(-n // given.multiple_of) * given.multiple_of for n in shown]
     shapes: list[tuple[int | str, ...]]
     if isinstance(given.run, Slices):
         shapes = [(a, b) for a, b in ((sizes[1], sizes[2]), (sizes[0], sizes[2]), (sizes[0], sizes[1]))]
         batch: int | str = given.run.batch if given.run.batch == 1 else "N"
     else:
-        shapes = [given.run.shape if isinstance(given.run, SubVolumes) else tuple(sizes)]
+        shapes = [tuple(sizes)]
         batch = 1
     if given.layout.endswith("C"):
         return [(batch, *shape, channels) for shape in shapes]

@@ -55,7 +55,8 @@ def plan_models(
         `NO_TISSUE_MODEL`: none.
     prepare : {"auto", "none", "mask", "brain"}
     mask_model : str or None
-        Which one finds the brain where none of `names` can; None: `DEFAULT_MASK_MODEL`.
+        Which one finds the brain where no pair does; None: the first of `names` that can,
+        else `DEFAULT_MASK_MODEL`.
 
     Raises
     ------
@@ -65,11 +66,12 @@ def plan_models(
     names = tuple(names)
     pair, singles = group_names(names, tissue_model)
     cards = {name: find_model(name).card for name in (*pair, *singles)}
-    ways = {name: preparing_of(card, prepare) for name, card in cards.items()}
+    ways = {name: preparing_of(card, prepare, in_pair=name in pair) for name, card in cards.items()}
     if not pair and set(ways.values()) <= {"none"}:
         return Plan(pair, singles, None, False, ())
     can = (name for name in names if name in cards and is_mask_model(cards[name]))
-    mask_model = pair[0] if pair else next(can, None) or mask_model or DEFAULT_MASK_MODEL
+    mask_model = pair[0] if pair else mask_model or next(can, DEFAULT_MASK_MODEL)
+    check_mask_model(find_model(mask_model).card)
     with_brain = tuple(name for name in singles if ways[name] != "none" or name == mask_model)
     return Plan(pair, singles, mask_model, "brain" in ways.values(), with_brain)
 
@@ -102,21 +104,40 @@ def group_models(models: tuple[Model, ...], tissue_model: str | None) -> tuple[t
     return ((mask, tissue), *((m,) for m in models if m not in (mask, tissue)))
 
 
-def preparing_of(card: ModelCard, prepare: str) -> Preparing:
+def preparing_of(card: ModelCard, prepare: str, *, in_pair: bool = False) -> Preparing:
     """Give what a model is to see, in a run that overrides what its card asks for, or does not ("auto").
 
-    A mask model that includes CSF always sees the whole head: it makes the mask.
+    A mask model that includes CSF always sees the whole head: it makes the mask. A model
+    that is not used to white matter at 1 is shown the masked head where the brain is asked
+    for.
     """
     if is_mask_model(card):
         return "none"
-    if prepare == "brain" and card.input.contrasts:
-        return "mask"
-    return card.input.prepare if prepare == "auto" else cast(Preparing, prepare)
+    given = card.input
+    if prepare == "auto":
+        return given.prepare if in_pair or given.prepare_alone is None else given.prepare_alone
+    from_0_to_1 = given.intensity.method in ("quantile", "minmax") and given.dtype.startswith("float")
+    takes_brain = given.prepare == "brain" or (from_0_to_1 and not given.contrasts)
+    return "mask" if prepare == "brain" and not takes_brain else cast(Preparing, prepare)
 
 
 def is_mask_model(card: ModelCard) -> bool:
     """Tell whether a model finds the brain with the CSF around it."""
     return card.output.role == "mask" and card.output.includes_csf
+
+
+def check_mask_model(card: ModelCard) -> None:
+    """Refuse a model that does not find the brain with its CSF as the one that does.
+
+    Raises
+    ------
+    UsageError
+    """
+    if not is_mask_model(card):
+        raise UsageError(
+            f"model {card.name!r} cannot find the brain for others: one that includes CSF is needed, "
+            f"such as {DEFAULT_MASK_MODEL}"
+        )
 
 
 def check_tissue_model(models: tuple[Model, ...], tissue_model: str | None) -> None:
