@@ -109,11 +109,13 @@ def segment(image: Path, name: str, prepare: Preparation, folder: Path) -> tuple
     )
 
 
-def measure(model: str, prepare: Preparation, reference: np.ndarray, folder: Path) -> dict[str, object]:
+def measure(
+    model: str, prepare: Preparation, heads: list[str], reference: np.ndarray, folder: Path
+) -> dict[str, object]:
     """Give a row of the table: agreement on the head with labels, volumes (mL) on the others."""
     card = load_model(model).card
     row: dict[str, object] = {"model": model, "prepare": prepare}
-    for head in HEADS:
+    for head in heads:
         image = DATASET / f"sub-{head}/anat/sub-{head}_T1w.nii.gz"
         try:
             labels, record = segment(image, model, prepare, folder)
@@ -155,12 +157,13 @@ def main() -> None:
         choices=get_args(Preparation),
         help="what the models see; auto, what their cards ask for",
     )
+    parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=HEADS)
     given = parser.parse_args()
     reference = reference_on(DATASET / f"sub-{LABELLED}/anat/sub-{LABELLED}_T1w.nii.gz")
     with tempfile.TemporaryDirectory() as name:
         for model in given.models:
             for prepare in given.prepare:
-                row = measure(model, prepare, reference, Path(name))
+                row = measure(model, prepare, given.heads, reference, Path(name))
                 sys.stdout.write(json.dumps(row) + "\n")
                 sys.stdout.flush()
 

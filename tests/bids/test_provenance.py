@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from brainchop_pipe.bids import provenance as module
+from brainchop_pipe.bids.derivatives import Product
 from brainchop_pipe.bids.provenance import (
     code_record,
     environment_record,
@@ -28,17 +29,27 @@ def _fresh():
 
 
 def test_signature_changes_with_all_that_decides_an_output(cards, monkeypatch):
-    (mask,) = find_models((cards.mask,))
-    (tissue,) = find_models((cards.tissue,))
+    mask, tissue = find_models((cards.mask, cards.tissue))
     settings = Settings(Path("out"))
     full = Settings(Path("out"), Processing(full_volume=True))
-    elsewhere = Settings(Path("other"), Processing(device="cpu", threads=2))
-    first = signature((mask,), settings)
-    assert first == signature((mask,), elsewhere)
-    others = {signature((mask,), full), signature((tissue,), settings), signature((mask, tissue), settings)}
+    elsewhere = Settings(Path("other"), Processing(device="cpu", threads=2, mem_gb=3))
+    first = signature(Product((mask,)), settings)
+    assert first == signature(Product((mask,)), elsewhere)
+    products = Product((tissue,)), Product((mask, tissue), mask), Product((tissue,), mask)
+    others = {signature(Product((mask,)), full), *(signature(product, settings) for product in products)}
     monkeypatch.setattr(module, "code_version", lambda: "another")
-    others.add(signature((mask,), settings))
-    assert len(others | {first}) == 5
+    others.add(signature(Product((mask,)), settings))
+    assert len(others | {first}) == 6
+
+
+def test_signature_holds_what_a_product_sees_and_nothing_else(cards, tmp_path):
+    mask, tissue = find_models((cards.mask, cards.tissue))
+    (tmp_path / "mask.nii").write_bytes(b"a mask")
+    given = Settings(Path("out"), Processing(mask=tmp_path / "mask.nii"))
+    plain, scheme = Settings(Path("out")), Settings(Path("out"), Processing(label_scheme="freesurfer"))
+    pair, alone = Product((mask, tissue), mask), Product((tissue,))
+    assert signature(alone, plain) == signature(alone, given) != signature(alone, scheme)
+    assert signature(pair, given) != signature(pair, plain) == signature(pair, scheme)
 
 
 def test_records_name_no_host_user_or_path(cards):

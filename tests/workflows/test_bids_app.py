@@ -194,7 +194,7 @@ def test_bad_image_fails_alone_and_the_others_complete(settings):
 
 
 def test_unforeseen_error_fails_one_model_and_leaves_a_traceback(full_settings, break_worker, caplog):
-    break_worker("brainchop_pipe.file_steps:segment_labels:memory:sub-01")
+    break_worker("brainchop_pipe.segment_files:segment_labels:memory:sub-01")
     statuses = run(full_settings)
     assert [statuses[("sub-01_T1w", m)] for m in ("mask", "tissue", "regions")] == ["done", "done", "failed"]
     assert "unexpected MemoryError: no more" in reasons(full_settings)

@@ -68,9 +68,9 @@ def undisturbed(settings, tmp_path) -> dict[str, bytes]:
     [
         "brainchop_pipe.file_steps:prepare",
         "brainchop_pipe.steps:predict",
-        "brainchop_pipe.steps:correct_bias",
+        "brainchop_pipe.preparation:correct_bias",
         "brainchop_pipe.steps:restore_probability",
-        "brainchop_pipe.file_steps:write_whole",
+        "brainchop_pipe.step_files:write_whole",
     ],
 )
 def test_killed_worker_takes_only_its_own_image(settings, undisturbed, break_worker, monkeypatch, step):
@@ -124,8 +124,10 @@ def small_disk(tmp_path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-# A conformed image has 16.8 MB; the maps of the made heads some 100 kB.
-@pytest.mark.parametrize("size", ["4m", "16600k", "16720k"], ids=["conform", "hand-over", "maps"])
+# A conformed image has 16.8 MB, the brain of the made heads twice 11.7 MB, their maps some 100 kB.
+@pytest.mark.parametrize(
+    "size", ["4m", "24m", "39500k", "39650k"], ids=["conform", "brain", "hand-over", "maps"]
+)
 def test_full_work_folder(settings, undisturbed, small_disk, size):
     on_small = replace(settings, work_dir=small_disk(size))
     statuses, reason = reasons(on_small)

@@ -172,8 +172,8 @@ class Input(CardPart):
     )
     prepare_alone: Preparing | None = Field(
         None,
-        description="What it sees where it makes a label map of its own, and no tissue maps with a mask model; "
-        "None: the same",
+        description="What it sees where it makes a label map of its own, and not tissue maps together with a "
+        "mask model; None: the same",
     )
     white_matter: float = Field(1.0, gt=0, le=2, description="Where a prepared brain has its white matter")
     crop: Crop | None = Field(None, description="None: the network must see the full volume")
