@@ -96,6 +96,7 @@ def two_channels(tmp_path) -> str:
     card = make_card(tmp_path / "two", "mask", name="two", bids_label="two", modalities=["T1w"], input=given)
     text = json.loads(card.read_text())
     text["weights"]["onnx_sha256"] = text["weights"]["files"][0]["sha256"] = sha256_of_bytes(content)
+    text["output"]["includes_csf"] = False
     card.write_text(json.dumps(text))
     (card.parent / "mask.onnx").write_bytes(content)
     return str(card)
