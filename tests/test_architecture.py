@@ -32,7 +32,7 @@ ALLOWED = {
     "inference": {"core", "errors"},
     "settings": {"core", "headers", "inference"},
     "zoo": {"core", "errors", "inference", "record", "storage"},
-    "preparation": {"core", "inference", "record"},
+    "preparation": {"core", "errors", "inference", "record"},
     "steps": {"core", "errors", "headers", "images", "inference", "preparation", "record", "settings", "zoo"},
     "step_files": {"core", "errors", "headers", "images", "inference", "preparation"}
     | {"record", "settings", "steps", "storage"},

@@ -201,7 +201,7 @@ class _ImageWork:
             record = publish_product(self.source, product, result, state, settings, seconds, brain)
         except Exception as error:  # noqa: BLE001 - one bad model must not stop the others
             return self._outcomes(product, "failed", self._explain(error))
-        return self._outcomes(product, "done", " ".join((*record.flags, *record.notes)), record.seconds)
+        return self._outcomes(product, "done", " ".join((*record.notes, *record.flags)), record.seconds)
 
     def _outcomes(
         self, product: Product, status: Status, reason: str = "", seconds: dict[str, float] | None = None
