@@ -99,3 +99,8 @@ def test_level_becomes_one_and_what_is_brighter_is_cut_off():
     scaled = scale_by_level(np.array([0, 50, 100, 150], np.float32), 100)
     np.testing.assert_allclose(scaled, [0, 0.5, 1, 1])
     assert scaled.dtype == np.float32
+
+
+def test_brain_that_is_nearly_all_black_has_no_white_matter():
+    brain = np.concatenate([np.zeros(9900), np.linspace(1, 200, 100)])
+    assert white_matter_level(brain) is None
