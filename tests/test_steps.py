@@ -22,8 +22,8 @@ from brainchop_pipe.steps import (
     segment_tissues,
     tissue_probabilities,
 )
-from brainchop_pipe.zoo.catalog import find_model, shipped_models
-from brainchop_pipe.zoo.plan import plan_models, preparing_of
+from brainchop_pipe.zoo.catalog import Model, find_model, shipped_models
+from brainchop_pipe.zoo.plan import plan_names, preparing_of
 from conftest import head_affine, head_voxels, make_card, save
 
 WANTS_BRAIN = {"intensity": {"method": "minmax"}, "prepare": "brain"}
@@ -169,16 +169,20 @@ def test_preparation_is_for_models_that_ask_for_it(cards, tmp_path):
 
 def test_brain_is_looked_for_where_somebody_wants_it(cards, tmp_path):
     wanting = str(make_card(tmp_path / "w", "regions", name="w", bids_label="w", input=WANTS_BRAIN))
-    assert plan_models([cards.regions], None, "auto").mask_model is None
-    assert plan_models([cards.regions], None, "mask").mask_model == "mindgrab"
-    given = plan_models([cards.mask, cards.regions], None, "mask", "mindgrab")
-    assert (given.mask_model, given.with_brain) == ("mindgrab", (cards.regions,))
+    assert plan_names([cards.regions], None, "auto").mask_model is None
+    assert asked(plan_names([cards.regions], None, "mask").mask_model) == ["mindgrab"]
+    given = plan_names([cards.mask, cards.regions], None, "mask", "mindgrab")
+    assert asked(given.mask_model, *given.with_brain) == ["mindgrab", cards.regions]
     with pytest.raises(UsageError, match="'tissue' cannot find the brain for others"):
-        plan_models([cards.regions], None, "mask", "tissue")
-    plan = plan_models([cards.regions, wanting, cards.mask], None, "auto")
-    assert plan.mask_model == cards.mask
-    assert plan.with_brain == (wanting, cards.mask)
+        plan_names([cards.regions], None, "mask", "tissue")
+    plan = plan_names([cards.regions, wanting, cards.mask], None, "auto")
+    assert asked(plan.mask_model, *plan.with_brain) == [cards.mask, wanting, cards.mask]
     assert plan.correct
+
+
+def asked(*models: Model) -> list[str]:
+    """Give the names by which models were asked for."""
+    return [model.asked_as for model in models]
 
 
 def test_csf_is_what_is_brain_but_no_tissue(head_file, cards):

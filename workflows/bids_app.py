@@ -25,7 +25,7 @@ from brainchop_pipe.engines.lanes import Lanes
 from brainchop_pipe.errors import UsageError
 from brainchop_pipe.inference.session import gpus_of
 from brainchop_pipe.settings import Settings
-from brainchop_pipe.zoo.catalog import Model, find_model, find_models
+from brainchop_pipe.zoo.catalog import Model, find_models
 from brainchop_pipe.zoo.check import check_file
 from brainchop_pipe.zoo.fetch import ModelStore
 from brainchop_pipe.zoo.plan import check_tissue_model, plan_models
@@ -81,10 +81,8 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
             f"--mask is the mask of one image; there are {len(jobs)}. Choose one, or give masks in a BIDS "
             "dataset (--derivatives NAME=DIR)"
         )
-    models = dict(
-        zip(dict.fromkeys(settings.processing.models), find_models(settings.processing.models), strict=True)
-    )
-    check_tissue_model(tuple(models.values()), settings.processing.tissue_model)
+    models = find_models(settings.processing.models)
+    check_tissue_model(models, settings.processing.tissue_model)
     involved = _models_to_load(models, settings)
     check_memory(involved, settings)
     prepare_output_dir(settings.output_dir, settings.bids_dir)
@@ -105,7 +103,7 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
             raise KeyboardInterrupt from None
 
 
-def _models_to_load(models: dict[str, Model], settings: Settings) -> tuple[Model, ...]:
+def _models_to_load(models: tuple[Model, ...], settings: Settings) -> tuple[Model, ...]:
     """Give the models that may run: the one that finds the brain among them, unless all masks are given."""
     processing = settings.processing
     plan = plan_models(models, processing.tissue_model, processing.prepare, processing.mask_model)
@@ -116,8 +114,7 @@ def _models_to_load(models: dict[str, Model], settings: Settings) -> tuple[Model
             "model, or --prepare mask or brain"
         )
     needed = plan.pair[1:] if masks_are_given else (*plan.pair, *filter(None, [plan.mask_model]))
-    wanted = dict.fromkeys((*needed, *plan.singles))
-    return tuple(models.get(name) or find_model(name) for name in wanted)
+    return tuple({model.card.name: model for model in (*needed, *plan.singles)}.values())
 
 
 @dataclass
@@ -125,7 +122,7 @@ class _Run:
     """A run over images: what is left to do, and what came out so far."""
 
     jobs: dict[Source, Path]
-    models: dict[str, Model]
+    models: tuple[Model, ...]
     settings: Settings
     report: Report
     outcomes: list[Outcome] = field(default_factory=list)
@@ -176,7 +173,7 @@ class _Run:
     async def _segment(self, source: Source, workplace: Workplace) -> list[Outcome]:
         reason = cannot_be_named(source, self.uses[source.key])
         if reason:
-            return [Outcome(source, m.card.name, "failed", reason=reason) for m in self.models.values()]
+            return [Outcome(source, m.card.name, "failed", reason=reason) for m in self.models]
         return await segment_image(source, self.jobs[source], self.models, self.settings, workplace)
 
     def _finish(self, outcomes: list[Outcome]) -> None:

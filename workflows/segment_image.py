@@ -71,7 +71,7 @@ class Workplace:
 
 
 async def segment_image(
-    source: Source, path: Path, models: dict[str, Model], settings: Settings, workplace: Workplace
+    source: Source, path: Path, models: tuple[Model, ...], settings: Settings, workplace: Workplace
 ) -> list[Outcome]:
     """Run what is missing for one image, and write it.
 
@@ -81,8 +81,8 @@ async def segment_image(
         How the image is called.
     path : Path
         Where it is.
-    models : dict
-        By the names that the run calls them, in its order.
+    models : tuple of Model
+        In the order of the run.
     settings : Settings
     workplace : Workplace
 
@@ -92,11 +92,9 @@ async def segment_image(
         One a model. A failure is an outcome, not an exception: it must not stop
         the images after this one.
     """
-    refused = {
-        model.card.name: refusal(source, model, settings.query.modalities) for model in models.values()
-    }
+    refused = {model.card.name: refusal(source, model, settings.query.modalities) for model in models}
     outcomes = [Outcome(source, name, "skipped", reason=reason) for name, reason in refused.items() if reason]
-    usable = {name: model for name, model in models.items() if not refused[model.card.name]}
+    usable = tuple(model for model in models if not refused[model.card.name])
     if not usable:
         return outcomes
     work = _ImageWork(source, path, usable, settings)
@@ -106,14 +104,11 @@ async def segment_image(
 class _ImageWork:
     """The products of one image: what is missing, and how it comes into its place."""
 
-    def __init__(self, source: Source, path: Path, models: dict[str, Model], settings: Settings) -> None:
+    def __init__(self, source: Source, path: Path, models: tuple[Model, ...], settings: Settings) -> None:
         self.source = source
         self.path = path
-        self.names = {model.card.name: name for name, model in models.items()}
         self.settings = settings
-        self.products = plan_products(
-            tuple(models.values()), settings.processing, keep_brain=settings.keep_prepared
-        )
+        self.products = plan_products(models, settings.processing, keep_brain=settings.keep_prepared)
 
     async def run(self, workplace: Workplace) -> list[Outcome]:
         """Do what is missing; the one place where any exception becomes an outcome."""
@@ -168,11 +163,12 @@ class _ImageWork:
         return {
             # Not through links: a name at their end may say who this is.
             "in_file": self.path.absolute(),
-            "models": [self.names[model.card.name] for product in missing for model in product.models],
+            "models": [model.asked_as for product in missing for model in product.models],
             "tissue_model": pair.models[1].card.name if pair else NO_TISSUE_MODEL,
             "prefer_affine": processing.prefer_affine,
             "prepare": processing.prepare,
-            "mask_model": self._mask_model(missing),
+            # One of the run's, even where its own product is complete.
+            "mask_model": next((p.mask_model.asked_as for p in missing if p.mask_model), None),
             "given_mask": processing.mask,
             "contrasts": tuple(suffix for suffix, _ in processing.contrasts),
             "contrast_files": tuple(file for _, file in processing.contrasts),
@@ -184,11 +180,6 @@ class _ImageWork:
             "threads": processing.threads,
             "mem_gb": processing.mem_gb,
         }
-
-    def _mask_model(self, missing: list[Product]) -> str | None:
-        """Name the model that finds the brain: one of the run's, even where its own product is complete."""
-        model = next((product.mask_model for product in missing if product.mask_model), None)
-        return self.names.get(model.card.name, self.settings.processing.mask_model) if model else None
 
     def _publish(
         self, product: Product, result: StepFiles | Exception, state: FileState, made: "SegmentOutcome"

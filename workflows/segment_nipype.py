@@ -22,8 +22,8 @@ from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.inference.numbering import LabelScheme
 from brainchop_pipe.inference.session import Device
 from brainchop_pipe.settings import DEFAULT_MODELS, Orientation, Preparation, Processing
-from brainchop_pipe.zoo.catalog import absolute_names, find_model
-from brainchop_pipe.zoo.plan import plan_models
+from brainchop_pipe.zoo.catalog import Model, absolute_names, find_model
+from brainchop_pipe.zoo.plan import plan_names
 
 # After the interfaces: they set NO_ET before Nipype is imported.
 from nipype.interfaces import utility as niu  # isort: skip
@@ -78,7 +78,7 @@ def init_brainchop_segment_wf(
         pair; ``labels`` and ``label_records``, lists in the order of the other models.
     """
     workflow = pe.Workflow(name=name)
-    plan = plan_models(models, tissue_model, prepare, mask_model)
+    plan = plan_names(models, tissue_model, prepare, mask_model)
     inputnode = pe.Node(niu.IdentityInterface(fields=["in_file", "given_mask"]), name="inputnode")
     fields = ["conformed", *_TISSUES, "tissue_record", "labels", "label_records"]
     outputnode = pe.Node(niu.IdentityInterface(fields=fields), name="outputnode")
@@ -94,8 +94,8 @@ def init_brainchop_segment_wf(
         **resources,
     }
 
-    def add(interface: Any, node_name: str, model: str, *, sees: Any = None, refers: bool = True) -> Any:
-        need = model_need_gb(find_model(model), full_volume=full_volume, mem_gb=mem_gb) + BESIDES_MODEL_GB
+    def add(interface: Any, node_name: str, model: Model, *, sees: Any = None, refers: bool = True) -> Any:
+        need = model_need_gb(model, full_volume=full_volume, mem_gb=mem_gb) + BESIDES_MODEL_GB
         node = pe.Node(interface, name=node_name, mem_gb=need, n_procs=omp_nthreads)
         workflow.connect([(conform, node, [("out_file", "in_file")])])
         if refers:
@@ -107,7 +107,7 @@ def init_brainchop_segment_wf(
     brain = None
     if plan.mask_model:
         interface = ExtractBrain(
-            mask_model=plan.mask_model,
+            mask_model=plan.mask_model.asked_as,
             correct=plan.correct,
             full_volume=full_volume,
             prefer_affine=prefer_affine,
@@ -116,15 +116,15 @@ def init_brainchop_segment_wf(
         brain = add(interface, "extract_brain", plan.mask_model, refers=False)
         workflow.connect([(inputnode, brain, [("given_mask", "given_mask")])])
     if plan.pair:
-        interface = SegmentTissues(tissue_model=plan.pair[1], **common)
+        interface = SegmentTissues(tissue_model=plan.pair[1].asked_as, **common)
         tissues = add(interface, "tissues", plan.pair[1], sees=brain)
         outputs = [*zip(_TISSUES, _TISSUES, strict=True), ("record", "tissue_record")]
         workflow.connect([(tissues, outputnode, outputs)])
     scheme = {"interpolation": interpolation, "label_scheme": label_scheme}
     nodes = [
         add(
-            SegmentLabels(model=model, **scheme, **common),
-            f"segment_{find_model(model).card.bids_label}",
+            SegmentLabels(model=model.asked_as, **scheme, **common),
+            f"segment_{model.card.bids_label}",
             model,
             sees=brain if model in plan.with_brain else None,
         )

@@ -13,7 +13,7 @@ from pydra.engine.submitter import Submitter
 from brainchop_pipe import file_steps, segment_files
 from brainchop_pipe.engines import nipype_interfaces, pydra_tasks
 from brainchop_pipe.errors import UsageError
-from brainchop_pipe.zoo.plan import group_names
+from brainchop_pipe.zoo.plan import plan_names
 from conftest import head_affine, head_voxels, make_card, save
 
 
@@ -196,4 +196,6 @@ def test_model_that_cannot_own_the_tissue_maps_is_refused(head_file, cards, tmp_
 
 def test_owner_of_the_tissue_maps_may_be_named_by_its_card(cards):
     names = [cards.tissue, cards.mask, cards.regions]
-    assert group_names(names, cards.tissue) == ((cards.mask, cards.tissue), (cards.regions,))
+    plan = plan_names(names, cards.tissue, "auto")
+    assert tuple(m.asked_as for m in plan.pair) == (cards.mask, cards.tissue)
+    assert tuple(m.asked_as for m in plan.singles) == (cards.regions,)

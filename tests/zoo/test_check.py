@@ -26,7 +26,7 @@ def model_of(folder: Path, content: bytes, *, output: object = TWO, **given: obj
     card = json.loads(path.read_text())
     card["weights"]["onnx_sha256"] = card["weights"]["files"][0]["sha256"] = sha256_of_bytes(content)
     path.write_text(json.dumps(card))
-    return Model(read_card(path), folder), content
+    return Model(read_card(path), folder, str(path)), content
 
 
 def three_labels() -> dict[str, object]:

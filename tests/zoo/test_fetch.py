@@ -75,7 +75,7 @@ def test_wrong_file_in_the_mirror_is_refused(tmp_path, model, mirror):
 
 def test_card_with_the_wrong_digest_of_the_model_is_refused(tmp_path, model, mirror):
     weights = model.card.weights.model_copy(update={"onnx_sha256": "0" * 64})
-    wrong = Model(model.card.model_copy(update={"weights": weights}), model.folder)
+    wrong = Model(model.card.model_copy(update={"weights": weights}), model.folder, model.asked_as)
     with pytest.raises(ChecksumError, match=f"wants {'0' * 64}"):
         ModelStore(tmp_path / "cache", str(mirror)).load(wrong)
 

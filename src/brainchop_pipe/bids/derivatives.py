@@ -18,8 +18,8 @@ from brainchop_pipe.bids.names import Source
 from brainchop_pipe.inference.numbering import LabelScheme, output_labels
 from brainchop_pipe.settings import Processing
 from brainchop_pipe.storage import write_if_changed
-from brainchop_pipe.zoo.catalog import Model, find_model
-from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL, group_models, is_mask_model, preparing_of
+from brainchop_pipe.zoo.catalog import Model
+from brainchop_pipe.zoo.plan import is_mask_model, plan_models
 
 BIDS_VERSION = "1.11.1"
 
@@ -119,28 +119,14 @@ def plan_products(
     keep_brain : bool
         The first product that has one also writes the evenly lit brain.
     """
-    groups = group_models(models, processing.tissue_model)
-    ways = {
-        model.card.name: preparing_of(model.card, processing.prepare, in_pair=len(group) == 2)
-        for group in groups
-        for model in group
-    }
-    pair = next((group for group in groups if len(group) == 2), None)
-    if pair is None and set(ways.values()) <= {"none"}:
-        return tuple(Product(group) for group in groups)
-    can = next((model for model in models if is_mask_model(model.card)), None)
-    if pair is not None:
-        mask_model = pair[0]
-    elif can is not None and processing.mask_model is None:
-        mask_model = can
-    else:
-        mask_model = find_model(processing.mask_model or DEFAULT_MASK_MODEL)
-    products = [
-        Product(group, mask_model if len(group) == 2 or ways[group[0].card.name] != "none" else None)
-        for group in groups
-    ]
-    first = next(place for place, product in enumerate(products) if product.mask_model)
-    products[first] = replace(products[first], keeps_brain=keep_brain)
+    plan = plan_models(models, processing.tissue_model, processing.prepare, processing.mask_model)
+    products = [Product(plan.pair, plan.mask_model)] if plan.pair else []
+    for model in plan.singles:
+        sees_brain = model in plan.with_brain and not is_mask_model(model.card)
+        products.append(Product((model,), plan.mask_model if sees_brain else None))
+    first = next((place for place, product in enumerate(products) if product.mask_model), None)
+    if first is not None:
+        products[first] = replace(products[first], keeps_brain=keep_brain)
     return tuple(products)
 
 

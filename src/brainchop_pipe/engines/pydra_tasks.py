@@ -45,7 +45,7 @@ from brainchop_pipe.file_steps import (
 from brainchop_pipe.settings import DEFAULT_MODELS
 from brainchop_pipe.versions import code_version
 from brainchop_pipe.zoo.catalog import absolute_names, find_model
-from brainchop_pipe.zoo.plan import Plan, plan_models
+from brainchop_pipe.zoo.plan import Plan, plan_names
 
 # `read_image` says what can be read. Any file may come that far: a link's target may have no
 # suffix, and fileformats does not recognise NIfTI-2 and MGH.
@@ -257,14 +257,14 @@ def Segment(
     A mask model that includes CSF and a tissue model make the tissue maps together;
     every other model makes a label map of its own, in the order of `models`.
     """
-    plan = plan_models(models, tissue_model, options["prepare"], mask_model)
+    plan = plan_names(models, tissue_model, options["prepare"], mask_model)
     affine, version = {"prefer_affine": options["prefer_affine"]}, {"version": options["version"]}
     conformed = workflow.add(Conform(in_file=in_file, **affine, **version), name="conform").out_file
     seen: dict[str, Any] = {}
     if plan.mask_model:
         task = ExtractBrain(
             in_file=conformed,
-            mask_model=plan.mask_model,
+            mask_model=plan.mask_model.asked_as,
             correct=plan.correct,
             given_mask=given_mask,
             **_of(extract_brain_file, options),
@@ -275,7 +275,7 @@ def Segment(
     outputs: dict[str, Any] = dict.fromkeys(("mask", "dseg", "gm", "wm", "csf", "record"))
     if plan.pair:
         given = _of(segment_tissues_file, options)
-        task = SegmentTissues(**common, **seen, tissue_model=plan.pair[1], **given)
+        task = SegmentTissues(**common, **seen, tissue_model=plan.pair[1].asked_as, **given)
         tissues = workflow.add(task, name="tissues")
         outputs = {name: getattr(tissues, name) for name in outputs}
     common |= _of(segment_labels_file, options)
@@ -284,10 +284,13 @@ def Segment(
 
 def label_nodes(plan: Plan) -> list[tuple[str, int]]:
     """Give the node of `Segment`, and the place in it, that makes the label map of each single model."""
-    without = [name for name in plan.singles if name not in plan.with_brain]
-    nodes = {name: ("labels", place) for place, name in enumerate(without)}
-    nodes |= {name: ("labels_of_brain", place) for place, name in enumerate(plan.with_brain)}
-    return [nodes[name] for name in plan.singles]
+    places = {"labels": 0, "labels_of_brain": 0}
+    nodes = []
+    for model in plan.singles:
+        node = "labels_of_brain" if model in plan.with_brain else "labels"
+        nodes.append((node, places[node]))
+        places[node] += 1
+    return nodes
 
 
 def _of(step: Step, options: dict[str, Any]) -> dict[str, Any]:
@@ -297,17 +300,17 @@ def _of(step: Step, options: dict[str, Any]) -> dict[str, Any]:
 
 def _add_labels(plan: Plan, common: dict[str, Any], seen: dict[str, Any]) -> tuple[Any, Any]:
     """Add the models that make label maps: those that see the brain apart, so that others need not wait."""
-    without = [name for name in plan.singles if name not in plan.with_brain]
+    without = [model for model in plan.singles if model not in plan.with_brain]
     nodes = []
-    for name, models, given in (("labels", without, {}), ("labels_of_brain", [*plan.with_brain], seen)):
+    for name, models, given in (("labels", without, {}), ("labels_of_brain", plan.with_brain, seen)):
         if models:
-            task = SegmentLabels(**common, **given).split(model=models).combine("model")
+            task = SegmentLabels(**common, **given).split(model=[m.asked_as for m in models]).combine("model")
             nodes.append(workflow.add(task, name=name))
     if not nodes:
         return [], []
     if len(nodes) == 1:
         return nodes[0].labels, nodes[0].record
-    places = [plan.singles.index(name) for name in (*without, *plan.with_brain)]
+    places = [plan.singles.index(model) for model in (*without, *plan.with_brain)]
     labels, records = (
         workflow.add(
             InOrder(first=getattr(nodes[0], kind), second=getattr(nodes[1], kind), places=places),

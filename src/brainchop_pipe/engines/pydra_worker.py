@@ -14,7 +14,7 @@ from brainchop_pipe.engines.lanes import Lanes
 from brainchop_pipe.engines.pydra_tasks import Segment, label_nodes
 from brainchop_pipe.errors import OutputError, PipeError, WorkerLostError
 from brainchop_pipe.step_files import BrainFiles, LabelFiles, TissueFiles
-from brainchop_pipe.zoo.plan import plan_models
+from brainchop_pipe.zoo.plan import plan_names
 
 # After the tasks: they set NO_ET before Pydra is imported.
 from pydra.engine.audit import Audit  # isort: skip
@@ -120,7 +120,7 @@ async def run_segment(lanes: Lanes, folder: Path, **inputs: Any) -> SegmentOutco
     for node in ("extract_brain", "conform"):
         if isinstance(worker.finished.get((node, 0)), Exception):
             failure = worker.finished[(node, 0)]
-    plan = plan_models(*(inputs[name] for name in ("models", "tissue_model", "prepare", "mask_model")))
+    plan = plan_names(*(inputs[name] for name in ("models", "tissue_model", "prepare", "mask_model")))
     missing = failure or WorkerLostError("it was not reached; run again")
     get = worker.finished.get
     return SegmentOutcome(

@@ -11,17 +11,18 @@ from brainchop_pipe.inference.card import ModelCard, read_card
 
 @dataclass(frozen=True)
 class Model:
-    """A card and the folder that it stands in."""
+    """A card, the folder that it stands in, and the name or path by which it was asked for."""
 
     card: ModelCard
     folder: Path
+    asked_as: str
 
 
 def shipped_models() -> dict[str, Model]:
     """Read the cards that the package ships, by name, in alphabetical order."""
     folder = Path(str(resources.files("brainchop_pipe.models")))
-    models = (Model(read_card(path), folder) for path in sorted(folder.glob("*.json")))
-    return {model.card.name: model for model in models}
+    cards = (read_card(path) for path in sorted(folder.glob("*.json")))
+    return {card.name: Model(card, folder, card.name) for card in cards}
 
 
 def find_model(name: str) -> Model:
@@ -39,7 +40,7 @@ def find_model(name: str) -> Model:
     """
     if name.endswith(".json"):
         path = Path(name)
-        return Model(read_card(path), path.parent)
+        return Model(read_card(path), path.parent, name)
     models = shipped_models()
     if name not in models:
         raise UsageError(

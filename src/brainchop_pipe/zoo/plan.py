@@ -18,90 +18,79 @@ NO_TISSUE_MODEL = "none"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done for an image; models by the names that they were asked for with.
+    """What is to be done for an image.
 
     Parameters
     ----------
-    pair : tuple of str
+    pair : tuple of Model
         Mask and tissue model that make the tissue maps together; empty if there are none.
-    singles : tuple of str
+    singles : tuple of Model
         The others, each of which makes a label map.
-    mask_model : str or None
+    mask_model : Model or None
         Which one finds the brain; None where nobody needs it.
     correct : bool
         Whether somebody is to see the brain evenly lit.
-    with_brain : tuple of str
+    with_brain : tuple of Model
         Those of `singles` that need what the mask model finds.
     """
 
-    pair: tuple[str, ...]
-    singles: tuple[str, ...]
-    mask_model: str | None
+    pair: tuple[Model, ...]
+    singles: tuple[Model, ...]
+    mask_model: Model | None
     correct: bool
-    with_brain: tuple[str, ...]
+    with_brain: tuple[Model, ...]
+
+
+def plan_names(
+    names: Iterable[str], tissue_model: str | None, prepare: str, mask_model: str | None = None
+) -> Plan:
+    """Decide what is to be done for an image, as `plan_models` does, by the names of models.
+
+    Raises
+    ------
+    UsageError
+        A model is not there, or see `check_tissue_model` and `check_mask_model`.
+    """
+    models = find_models(tuple(names))
+    if tissue_model != NO_TISSUE_MODEL:
+        check_tissue_model(models, tissue_model)
+    return plan_models(models, tissue_model, prepare, mask_model)
 
 
 def plan_models(
-    names: Iterable[str], tissue_model: str | None, prepare: str, mask_model: str | None = None
+    models: tuple[Model, ...], tissue_model: str | None, prepare: str, mask_model: str | None = None
 ) -> Plan:
     """Decide what is to be done for an image.
 
     Parameters
     ----------
-    names : iterable of str
-        Names of shipped cards, or paths of cards.
+    models : tuple of Model
+        Those that may run on the image.
     tissue_model : str or None
         Name of the one that owns the tissue maps; None: the first that can;
-        `NO_TISSUE_MODEL`: none.
+        `NO_TISSUE_MODEL`: none. Without a mask model beside it there are no tissue maps.
     prepare : {"auto", "none", "mask", "brain"}
     mask_model : str or None
-        Which one finds the brain where no pair does; None: the first of `names` that can,
-        else `DEFAULT_MASK_MODEL`.
+        Which one finds the brain where no pair does; None: the first of `models` that
+        can, else `DEFAULT_MASK_MODEL`.
 
     Raises
     ------
     UsageError
-        See `check_tissue_model`.
+        See `check_mask_model`.
     """
-    names = tuple(names)
-    pair, singles = group_names(names, tissue_model)
-    cards = {name: find_model(name).card for name in (*pair, *singles)}
-    ways = {name: preparing_of(card, prepare, in_pair=name in pair) for name, card in cards.items()}
+    pair = _pair(models, tissue_model)
+    singles = tuple(m for m in models if m not in pair)
+    ways = {m.card.name: preparing_of(m.card, prepare, in_pair=m in pair) for m in (*pair, *singles)}
     if not pair and set(ways.values()) <= {"none"}:
         return Plan(pair, singles, None, False, ())
-    can = (name for name in names if name in cards and is_mask_model(cards[name]))
-    mask_model = pair[0] if pair else mask_model or next(can, DEFAULT_MASK_MODEL)
-    check_mask_model(find_model(mask_model).card)
-    with_brain = tuple(name for name in singles if ways[name] != "none" or name == mask_model)
-    return Plan(pair, singles, mask_model, "brain" in ways.values(), with_brain)
-
-
-def group_models(models: tuple[Model, ...], tissue_model: str | None) -> tuple[tuple[Model, ...], ...]:
-    """Decide which models make the tissue maps together, and which stand for themselves.
-
-    Parameters
-    ----------
-    models : tuple of Model
-    tissue_model : str or None
-        Name of the one that owns the tissue maps; None: the first that can.
-
-    Returns
-    -------
-    tuple of tuples of Model
-        First the pair of mask and tissue model, where there is one, then the others alone.
-    """
-    mask = next((m for m in models if is_mask_model(m.card)), None)
-    tissue = next(
-        (
-            m
-            for m in models
-            if m.card.output.role == "tissue" and tissue_model in (None, m.card.name, m.card.bids_label)
-        ),
-        None,
+    can = (m.asked_as for m in models if is_mask_model(m.card))
+    finds_brain = pair[0] if pair else find_model(mask_model or next(can, DEFAULT_MASK_MODEL))
+    check_mask_model(finds_brain.card)
+    with_brain = tuple(
+        m for m in singles if ways[m.card.name] != "none" or m.card.name == finds_brain.card.name
     )
-    if mask is None or tissue is None:
-        return tuple((m,) for m in models)
-    return ((mask, tissue), *((m,) for m in models if m not in (mask, tissue)))
+    return Plan(pair, singles, finds_brain, "brain" in ways.values(), with_brain)
 
 
 def preparing_of(card: ModelCard, prepare: str, *, in_pair: bool = False) -> Preparing:
@@ -151,7 +140,7 @@ def check_tissue_model(models: tuple[Model, ...], tissue_model: str | None) -> N
     """
     if tissue_model is None:
         return
-    if not any(len(group) == 2 for group in group_models(models, tissue_model)):
+    if not _pair(models, tissue_model):
         tissues = [m.card.name for m in models if m.card.output.role == "tissue"]
         raise UsageError(
             f"--tissue-model {tissue_model} cannot own the tissue maps: it must be one of the run's tissue "
@@ -160,27 +149,16 @@ def check_tissue_model(models: tuple[Model, ...], tissue_model: str | None) -> N
         )
 
 
-def group_names(names: Iterable[str], tissue_model: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Group models as `group_models` does, by the names that they were asked for with.
-
-    Returns
-    -------
-    (tuple of str, tuple of str)
-        The pair of mask and tissue model, empty if there is none, and the others.
-
-    Raises
-    ------
-    UsageError
-        See `check_tissue_model`.
-    """
-    unique = tuple(dict.fromkeys(names))
-    if tissue_model in unique:
-        tissue_model = find_model(str(tissue_model)).card.name
-    models = find_models(unique)
-    if tissue_model != NO_TISSUE_MODEL:
-        check_tissue_model(models, tissue_model)
-    groups = group_models(models, tissue_model)
-    by_card = {m.card.name: name for m, name in zip(models, unique, strict=True)}
-    named = [tuple(by_card[m.card.name] for m in group) for group in groups]
-    pair = named[0] if named and len(named[0]) == 2 else ()
-    return pair, tuple(group[0] for group in named if len(group) == 1)
+def _pair(models: tuple[Model, ...], tissue_model: str | None) -> tuple[Model, ...]:
+    """Give the mask and the tissue model that make the tissue maps together; empty where there are none."""
+    mask = next((m for m in models if is_mask_model(m.card)), None)
+    tissue = next(
+        (
+            m
+            for m in models
+            if m.card.output.role == "tissue"
+            and tissue_model in (None, m.card.name, m.card.bids_label, m.asked_as)
+        ),
+        None,
+    )
+    return () if mask is None or tissue is None else (mask, tissue)
