@@ -42,8 +42,9 @@ ALLOWED = {
     | {"segment_files", "settings", "step_files", "steps", "storage", "zoo"},
     "engines": {"errors", "file_steps", "settings", "step_files", "versions", "zoo"},
     "bids": {"__init__", "errors", "inference", "record", "settings", "storage", "versions", "zoo"},
-    "workflows": {"bids", "core", "engines", "errors", "file_steps", "headers", "images"}
-    | {"inference", "record", "settings", "step_files", "storage", "zoo"},
+    "report": {"core", "errors"},
+    "workflows": {"__init__", "bids", "core", "engines", "errors", "file_steps", "headers", "images"}
+    | {"inference", "record", "report", "settings", "step_files", "storage", "zoo"},
     "cli": {"__init__", "bids", "core", "errors", "headers"}
     | {"inference", "settings", "storage", "workflows", "zoo"},
     "models": set(),
@@ -55,6 +56,8 @@ THIRD_PARTY = {
     "onnx": {"inference/onnx_file.py", "inference/reduce.py", "zoo/convert.py", "zoo/inspect.py"},
     "safetensors": {"zoo/safetensors_meshnet.py"},
     "bids": {"bids/dataset.py"},
+    "jinja2": {"report/pages.py"},
+    "PIL": {"report/mosaic.py"},
     "rich": {"cli/display.py", "cli/models_command.py"},
     "pydra": {"engines/pydra_tasks.py", "engines/pydra_worker.py", "workflows/folder_pydra.py"},
     "nipype": {

@@ -89,7 +89,7 @@ def tissues_of_the_whole_head(conformed, card, brain, note):
     result = segment_tissues((conformed,), conformed.grid, *models, brain)
     plain = segment_tissues((conformed,), conformed.grid, models[0], Processing(prepare="none"), brain)
     assert any(note in text for text in result.record.notes)
-    assert result.record.preparations == {}
+    assert result.record.preparation == ""
     np.testing.assert_array_equal(result.maps["dseg"], plain.maps["dseg"])
 
 
@@ -146,7 +146,7 @@ def test_mask_model_that_found_the_brain_is_not_run_again(head_file, cards, monk
     monkeypatch.setattr("brainchop_pipe.steps.run_model", None)
     result = segment_labels((volume,), volume.grid, load_model(cards.mask), Processing(), brain)
     np.testing.assert_array_equal(result.maps["labels"], expected)
-    assert list(result.record.executions) == ["made_mask"]
+    assert result.record.model == "made_mask"
 
 
 def test_preparation_is_for_models_that_ask_for_it(cards, tmp_path):

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from brainchop_pipe.workflows.locks import try_lock
+from brainchop_pipe.workflows.outcome import Outcome, tell_outcomes
 from brainchop_pipe.workflows.resources import check_memory, share_processors
-from brainchop_pipe.workflows.segment_image import Outcome, Workplace, segment_image
+from brainchop_pipe.workflows.segment_image import Workplace, segment_image
 from brainchop_pipe.workflows.suitability import cannot_be_named
 from brainchop_pipe.workflows.work_folder import work_folder
 
 from brainchop_pipe.bids.dataset import check_dataset, find_images
 from brainchop_pipe.bids.derivatives import write_dataset_files
+from brainchop_pipe.bids.environment import code_record
 from brainchop_pipe.bids.names import Source
-from brainchop_pipe.bids.provenance import code_record
 from brainchop_pipe.bids.publish import prepare_output_dir
 from brainchop_pipe.engines.lanes import Lanes
 from brainchop_pipe.errors import UsageError
@@ -173,8 +174,10 @@ class _Run:
     async def _segment(self, source: Source, workplace: Workplace) -> list[Outcome]:
         reason = cannot_be_named(source, self.uses[source.key])
         if reason:
-            return [Outcome(source, m.card.name, "failed", reason=reason) for m in self.models]
-        return await segment_image(source, self.jobs[source], self.models, self.settings, workplace)
+            outcomes = [Outcome(source, m.card.name, "failed", reason=reason) for m in self.models]
+        else:
+            outcomes = await segment_image(source, self.jobs[source], self.models, self.settings, workplace)
+        return tell_outcomes(outcomes, source, self.settings)
 
     def _finish(self, outcomes: list[Outcome]) -> None:
         self.finished += 1

@@ -1,86 +1,183 @@
-"""The group level: one table of all volumes of a study."""
+"""The group level: tables and one page of all images of a study, whoever made them."""
 
 import csv
 import io
 import json
-import logging
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from brainchop_pipe.bids.derivatives import VOLUMES_TABLE, json_bytes
-from brainchop_pipe.bids.names import parse_name
+from brainchop_pipe.workflows.group_measures import MapSummary, Measure, Numbers, summarise
+from brainchop_pipe.workflows.group_page import group_page
+
+from brainchop_pipe.bids.dataset import find_images
+from brainchop_pipe.bids.failures import find_failures
+from brainchop_pipe.bids.results import find_results
+from brainchop_pipe.core.outliers import OUTLIER_BEYOND
 from brainchop_pipe.errors import NoMatchError
-from brainchop_pipe.storage import write_if_changed
+from brainchop_pipe.settings import Query
+from brainchop_pipe.storage import json_bytes, write_if_changed
 
-logger = logging.getLogger(__name__)
-
-_COLUMNS = {
-    "participant_id": "Participant",
-    "session_id": "Session, n/a where there are none",
-    "image": "Label map that the volumes are of",
-    "index": "Value in the label map",
-    "name": "Name of the label",
-    "volume_mm3": "Volume, counted on the models' grid of 1 mm",
+_COLUMNS: dict[str, dict[str, Any]] = {
+    "participant_id": {"Description": "Participant"},
+    "session_id": {"Description": "Session, n/a where there are none"},
+    "image": {"Description": "Image that was segmented"},
+    "label_map": {"Description": "Label map that the number is of"},
+    "segmentation": {"Description": "What the image was segmented into: tissues, or a model's map"},
+    "measure": {
+        "Description": "What was measured",
+        "Levels": {
+            "volume": "Of a label, counted on the model's grid",
+            "intracranial_fraction": "Volume of a label by that of brain with CSF",
+            "intracranial_volume": "Brain with the CSF around it",
+            "mean_confidence": "Probability of the labels, mean within them",
+            "border_share": "Share of the surface that lies on the border of the field of view",
+            "components_removed": "Regions that post-filters took away",
+        },
+    },
+    "index": {"Description": "Value in the label map, n/a for measures of all labels"},
+    "name": {"Description": "Name of the label, n/a for measures of all labels"},
+    "value": {"Description": "In the unit of its line"},
+    "unit": {"Description": "mm^3, or 1 for shares, probabilities and counts"},
+    "robust_z": {
+        "Description": "Distance from the median of all images by 1.4826 median absolute deviations; n/a for "
+        "fewer than five images and where most have the same value"
+    },
+    "outlier": {"Description": f"1 where the distance exceeds {OUTLIER_BEYOND}, else 0"},
 }
 
+_PHENOTYPE_PREFIX = "brainchop_"
 
-def run_group(output_dir: Path) -> Path:
-    """Collect the volumes of all label maps of an output folder into one table.
+
+def run_group(output_dir: Path, bids_dir: Path, query: Query) -> tuple[Path, ...]:
+    """Collect what many runs left in an output folder.
 
     Parameters
     ----------
     output_dir : Path
         As the participant level left it; it may be the work of many runs.
+    bids_dir : Path
+        The raw dataset: images of it without any label map are listed as missing.
+    query : Query
+        Which of its images should have been segmented.
 
     Returns
     -------
-    Path
-        ``volumes.tsv``, with a data dictionary beside it.
+    tuple of Path
+        ``index.html``; ``group.tsv``, a line a number; ``phenotype/*.tsv``, a line an
+        image; each table with its data dictionary.
 
     Raises
     ------
     NoMatchError
-        There is no label map.
+        There is no label map, and nothing that failed.
     """
-    rows = [
-        row for path in sorted(output_dir.glob("sub-*/**/*_dseg.json")) for row in _rows(path, output_dir)
-    ]
-    if not rows:
+    numbers = summarise(find_results(output_dir))
+    failures = tuple(find_failures(output_dir))
+    if not numbers.maps and not failures:
         raise NoMatchError(f"{output_dir} has no label maps; run the participant level first")
+    page = output_dir / "index.html"
+    images = _raw_images(bids_dir, query)
+    write_if_changed(page, group_page(_dataset_name(bids_dir), output_dir, numbers, failures, images))
+    return page, _write_long_table(output_dir, numbers), *_write_phenotypes(output_dir, numbers)
+
+
+def _raw_images(bids_dir: Path, query: Query) -> dict[str, str]:
+    """Give the participants by the URIs of the raw images that should have been segmented."""
+    try:
+        sources = find_images(bids_dir.resolve(), query)
+    except NoMatchError:
+        return {}
+    return {source.uri: source.participant for source in sources if source.suffix in query.modalities}
+
+
+def _dataset_name(bids_dir: Path) -> str:
+    try:
+        content = json.loads((bids_dir / "dataset_description.json").read_text(encoding="utf-8"))
+        return str(content["Name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "A dataset without a name"
+
+
+def _write_long_table(output_dir: Path, numbers: Numbers) -> Path:
+    lines = (
+        (
+            *_about(summary),
+            str(summary.place),
+            measure.segmentation,
+            measure.name,
+            measure.label_index,
+            measure.label,
+            _figure(value, measure),
+            measure.unit,
+            z,
+            "" if z is None else int(abs(z) > OUTLIER_BEYOND),
+        )
+        for summary in numbers.maps
+        for measure, value in summary.values.items()
+        for z in [numbers.z[summary.place].get(measure)]
+    )
+    return _write_table(output_dir / "group.tsv", _COLUMNS, lines)
+
+
+def _write_phenotypes(output_dir: Path, numbers: Numbers) -> list[Path]:
+    """Write a table for each segmentation, with a line for each image."""
+    by_segmentation: dict[str, list[MapSummary]] = defaultdict(list)
+    for summary in numbers.maps:
+        by_segmentation[summary.segmentation].append(summary)
+    folder = output_dir / "phenotype"
+    folder.mkdir(exist_ok=True)
+    return [
+        _write_phenotype(folder / f"{_PHENOTYPE_PREFIX}{segmentation}.tsv", maps, numbers)
+        for segmentation, maps in by_segmentation.items()
+    ]
+
+
+def _write_phenotype(path: Path, maps: list[MapSummary], numbers: Numbers) -> Path:
+    measures = list(dict.fromkeys(measure for summary in maps for measure in summary.values))
+    about = ("participant_id", "session_id", "image")
+    columns: dict[str, Any] = {
+        "MeasurementToolMetadata": {"Description": "Numbers of label maps by brainchop_pipe"},
+        **{name: _COLUMNS[name] for name in about},
+        **{measure.column: _described(measure) for measure in measures},
+        "outliers": {"Description": "Columns that are far from the other images, n/a where none is"},
+    }
+    lines = (
+        (
+            *_about(summary),
+            *(_figure(summary.values.get(measure), measure) for measure in measures),
+            ", ".join(measure.column for measure in numbers.outliers(summary)),
+        )
+        for summary in maps
+    )
+    return _write_table(path, columns, lines)
+
+
+def _about(summary: MapSummary) -> tuple[str, str, str]:
+    return summary.participant, summary.session, summary.source_name
+
+
+def _described(measure: Measure) -> dict[str, str]:
+    levels = _COLUMNS["measure"]["Levels"]
+    unit = {"Units": measure.unit} if measure.unit != "1" else {}
+    about = f"{measure.label} ({measure.label_index}): " if measure.label else ""
+    return {"Description": about + levels[measure.name], **unit}
+
+
+def _figure(value: float | None, measure: Measure) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f}" if measure.unit == "mm^3" else f"{value:.5g}"
+
+
+def _write_table(path: Path, dictionary: dict[str, Any], lines: Iterable[Iterable[object]]) -> Path:
+    """Write a table and its data dictionary; nothing, or no number, is n/a."""
     table = io.StringIO()
     writer = csv.writer(table, delimiter="\t", lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows(rows)
-    path = output_dir / f"{VOLUMES_TABLE}.tsv"
+    writer.writerow(name for name in dictionary if name != "MeasurementToolMetadata")
+    for line in lines:
+        writer.writerow("n/a" if value in ("", None) else value for value in line)
     write_if_changed(path, table.getvalue().encode())
-    dictionary = {name: {"Description": text} for name, text in _COLUMNS.items()}
-    dictionary["volume_mm3"]["Units"] = "mm^3"
     write_if_changed(path.with_suffix(".json"), json_bytes(dictionary))
     return path
-
-
-def _rows(sidecar: Path, output_dir: Path) -> Iterator[tuple[str, ...]]:
-    """Give the volumes of one label map; a sidecar of others, or without its image, has none."""
-    parsed = parse_name(sidecar.stem, derivative=True)
-    image = sidecar.with_suffix(".nii.gz")
-    try:
-        volumes = json.loads(sidecar.read_text(encoding="utf-8"))["VolumesMm3"]
-    except (ValueError, KeyError, TypeError):
-        volumes = None
-    if parsed is None or not isinstance(volumes, dict) or not image.is_file():
-        logger.warning("%s is passed over: no label map of this program", sidecar.name)
-        return
-    entities = dict(parsed[0])
-    session = f"ses-{entities['ses']}" if "ses" in entities else "n/a"
-    names = _label_names(sidecar.with_suffix(".tsv"))
-    place = image.relative_to(output_dir).as_posix()
-    for index, volume in volumes.items():
-        yield f"sub-{entities['sub']}", session, place, index, names.get(index, "n/a"), str(volume)
-
-
-def _label_names(table: Path) -> dict[str, str]:
-    try:
-        with table.open(encoding="utf-8", newline="") as file:
-            return {row["index"]: row["name"] for row in csv.DictReader(file, delimiter="\t")}
-    except FileNotFoundError:
-        return {}

@@ -34,13 +34,27 @@ def try_lock(output_dir: Path, source: Source, patience_seconds: float = 0.0) ->
     OutputError
         The folder is not writable, or has no locks.
     """
+    with _try(output_dir, PurePosixPath(source.key).name, patience_seconds) as held:
+        if not held:
+            logger.info("%s is being worked on by another run", source.name)
+        yield held
+
+
+@contextmanager
+def hold(output_dir: Path, name: str) -> Iterator[None]:
+    """Wait for the lock of a file that several images share, and hold it; errors as of `try_lock`."""
+    with _try(output_dir, name, -1):
+        yield
+
+
+@contextmanager
+def _try(output_dir: Path, name: str, patience_seconds: float) -> Iterator[bool]:
     folder = output_dir / ".brainchop" / "locks"
-    lock = FileLock(folder / f"{PurePosixPath(source.key).name}.lock", timeout=patience_seconds)
+    lock = FileLock(folder / f"{name}.lock", timeout=patience_seconds)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        logger.info("%s is being worked on by another run", source.name)
         yield False
         return
     except (OSError, NotImplementedError) as error:

@@ -13,20 +13,16 @@ from brainchop_pipe.bids.derivatives import (
     label_table,
     plan_products,
     sidecar_metadata,
+    volume_table,
+    volume_table_place,
     write_dataset_files,
 )
+from brainchop_pipe.bids.environment import code_record
 from brainchop_pipe.bids.names import Source
-from brainchop_pipe.bids.provenance import (
-    FileState,
-    code_record,
-    contrasts_record,
-    environment_record,
-    execution_record,
-    input_record,
-    model_record,
-    signature,
-)
+from brainchop_pipe.bids.prov_files import sidecar_keys, write_activity
+from brainchop_pipe.bids.provenance import FileState, provenance_record, quality_record
 from brainchop_pipe.bids.publish import Derivative, prepare_output_dir, publish
+from brainchop_pipe.bids.sidecar import LabelMapSidecar, ProvenanceRecord
 from brainchop_pipe.errors import InputError, OutputError, UsageError
 from brainchop_pipe.images import image_bytes, read_image
 from brainchop_pipe.inference.numbering import scheme_of
@@ -34,7 +30,7 @@ from brainchop_pipe.record import InputDigests, StepRecord
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.step_files import BrainFiles, LabelFiles, TissueFiles
 from brainchop_pipe.storage import sha256_of_file
-from brainchop_pipe.zoo.catalog import Model, find_models
+from brainchop_pipe.zoo.catalog import find_models
 
 StepFiles = TissueFiles | LabelFiles
 
@@ -82,15 +78,17 @@ def publish_product(
     digests = _digests(record, source)
     if digests.size != state.size:
         raise InputError(f"{source.name} changed while it was worked on; run again")
-    input_ = input_record(source.uri, state, digests)
-    provenance = _provenance(product, record, input_, settings)
     if conform_seconds is not None:
-        provenance["StageSeconds"] = {"conform": round(conform_seconds, 2), **provenance["StageSeconds"]}
+        record = record.model_copy(update={"seconds": {"conform": conform_seconds, **record.seconds}})
+    provenance = provenance_record(product, record, source, state, settings)
     derivatives = [
         Derivative(file, content, _sidecar(name, source, product, record, provenance, settings))
         for (name, file), content in zip(product.files(source).items(), contents, strict=True)
     ]
-    tables = label_table(source, product, settings.processing.label_scheme)
+    scheme = settings.processing.label_scheme
+    tables = label_table(source, product, scheme)
+    tables[volume_table_place(source, product)] = volume_table(product, record, scheme)
+    write_activity(settings.output_dir, provenance)
     publish(settings.output_dir, derivatives, tables, force=settings.force)
     return record
 
@@ -170,7 +168,7 @@ def _digests(record: StepRecord, source: Source) -> InputDigests:
 def _check_fits(record: StepRecord, product: Product, settings: Settings) -> None:
     """Refuse files of other models, or made with other parameters, than their sidecars would say."""
     wanted = [model.card.name for model in product.models]
-    made_by = list(record.executions)
+    made_by = [record.model]
     if record.brain and record.brain.mask_model and product.is_tissue_set:
         made_by.insert(0, record.brain.mask_model)
     elif product.is_tissue_set:
@@ -196,86 +194,14 @@ def _sidecar(
     source: Source,
     product: Product,
     record: StepRecord,
-    provenance: dict[str, Any],
+    provenance: ProvenanceRecord,
     settings: Settings,
 ) -> dict[str, Any]:
-    sidecar = sidecar_metadata(content, source, product)
-    if content in ("dseg", "segmentation"):
-        sidecar["VolumesMm3"] = record.volumes_mm3
-        sidecar["Quality"] = _quality(record)
+    metadata = sidecar_metadata(content, source, product) | sidecar_keys(provenance)
+    if content not in ("dseg", "segmentation"):
+        return {**metadata, "Provenance": provenance.as_json()}
+    about: dict[str, Any] = {"quality": quality_record(record), "provenance": provenance}
     if content == "segmentation":
-        sidecar["LabelScheme"] = scheme_of(product.models[0].card, settings.processing.label_scheme)
-        sidecar |= {"Sides": record.sides} if record.sides else {}
-    return {**sidecar, "Provenance": provenance}
-
-
-def _quality(record: StepRecord) -> dict[str, Any]:
-    """Give the quality numbers as sidecars have them."""
-    quality = record.quality
-    fractions = {str(label): round(share, 4) for label, share in quality.intracranial_fractions.items()}
-    volume, confidence = quality.intracranial_mm3, quality.mean_confidence
-    return {
-        "Flags": list(record.flags),
-        "IntracranialVolumeMm3": None if volume is None else round(volume, 1),
-        "IntracranialVolumeMethod": quality.intracranial_method or None,
-        "IntracranialFractions": fractions,
-        "ComponentsRemoved": quality.components_removed,
-        "BorderShare": round(quality.border_share, 5),
-        "MeanConfidence": None if confidence is None else round(confidence, 4),
-    }
-
-
-def _provenance(
-    product: Product, record: StepRecord, input_: dict[str, Any], settings: Settings
-) -> dict[str, Any]:
-    executions = _executions(product, record)
-    fallbacks = [reason for execution in executions.values() for reason in execution["Fallbacks"]]
-    return {
-        "Signature": signature(product, settings),
-        "Command": settings.command,
-        "Parameters": settings.processing.parameters(),
-        "Input": input_,
-        **_further_records(product, record, settings),
-        "Models": [model_record(model) for model in _models_that_ran(product, record)],
-        "Execution": executions,
-        "Code": code_record(),
-        **environment_record(),
-        "StartTime": record.started,
-        "EndTime": record.ended,
-        "StageSeconds": {stage: round(seconds, 2) for stage, seconds in record.seconds.items()},
-        "PeakMemoryMB": record.peak_memory_mb,
-        "Warnings": [*record.notes, *fallbacks],
-    }
-
-
-def _executions(product: Product, record: StepRecord) -> dict[str, dict[str, Any]]:
-    """Describe where each model ran, on what it saw; the mask model comes first."""
-    precisions = {model.card.name: model.card.input.dtype for model in product.involved}
-    executions = {
-        name: {
-            **execution_record(execution, precisions[name]),
-            "FieldOfView": record.fields_of_view[name],
-        }
-        for name, execution in record.executions.items()
-    }
-    for name, preparation in record.preparations.items():
-        executions[name]["Preparation"] = preparation
-    brain = record.brain
-    if brain is None or brain.mask_model is None or brain.execution is None:
-        return executions
-    precision = precisions.get(brain.mask_model, "float32")
-    first = {**execution_record(brain.execution, precision), "FieldOfView": brain.field_of_view}
-    return {brain.mask_model: first, **executions}
-
-
-def _models_that_ran(product: Product, record: StepRecord) -> list[Model]:
-    """Give the models that were involved, but for one whose place a given mask took."""
-    ran = {*record.executions, record.brain.mask_model if record.brain else None}
-    return [model for model in product.involved if model.card.name in ran]
-
-
-def _further_records(product: Product, record: StepRecord, settings: Settings) -> dict[str, Any]:
-    """Describe what was read besides the image: a mask in the place of a model's, further contrasts."""
-    mask = record.brain.mask_sha256 if record.brain else None
-    contrasts = contrasts_record(product, settings)
-    return ({"GivenMask": {"SHA256": mask}} if mask else {}) | ({"Contrasts": contrasts} if contrasts else {})
+        about["label_scheme"] = scheme_of(product.models[0].card, settings.processing.label_scheme)
+        about |= {"sides": record.sides} if record.sides else {}
+    return metadata | LabelMapSidecar(volumes_mm3=record.volumes_mm3, **about).as_json()

@@ -2,18 +2,23 @@
 
 import logging
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
+from brainchop_pipe.workflows.draw_pictures import draw_pictures
 from brainchop_pipe.workflows.further_files import with_further_files
+from brainchop_pipe.workflows.outcome import Outcome, Status
+from brainchop_pipe.workflows.participant_report import picture_job
 from brainchop_pipe.workflows.publish_product import StepFiles, publish_product
 from brainchop_pipe.workflows.suitability import refusal
 
-from brainchop_pipe.bids.derivatives import Product, label_table, plan_products
+from brainchop_pipe.bids.derivatives import Product, label_table, plan_products, volume_table_place
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.bids.provenance import FileState, signature
-from brainchop_pipe.bids.publish import is_complete
+from brainchop_pipe.bids.publish import is_complete, sidecar_path
+from brainchop_pipe.bids.results import read_result
 from brainchop_pipe.engines.lanes import Lanes
 from brainchop_pipe.errors import PipeError
 from brainchop_pipe.images import read_place
@@ -26,33 +31,6 @@ if TYPE_CHECKING:
     from brainchop_pipe.engines.pydra_worker import SegmentOutcome
 
 logger = logging.getLogger(__name__)
-
-Status = Literal["done", "complete", "skipped", "failed"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one model on one image.
-
-    Parameters
-    ----------
-    source : Source
-    model : str
-    status : str
-        "done"; "complete": it was there already; "skipped": not meant for this
-        image; "failed".
-    seconds : float
-        Of this model's preparation and inference and, for the last model of a product,
-        the way back to the image's grid.
-    reason : str
-        Why it was skipped or failed; notes on the image when done.
-    """
-
-    source: Source
-    model: str
-    status: Status
-    seconds: float = 0.0
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,23 +99,28 @@ class _ImageWork:
             missing = [p for p in self.products if not self._is_complete(p, state)]
             complete = [p for p in self.products if p not in missing]
             outcomes = [o for p in complete for o in self._outcomes(p, "complete")]
+            await self._draw(complete, self.path, workplace)
             if missing:
                 outcomes += await self._make(missing, state, workplace)
         except Exception as error:  # noqa: BLE001 - one bad image must not stop the others
-            reason = self._explain(error)
-            outcomes += [o for p in missing for o in self._outcomes(p, "failed", reason)]
+            outcomes += [o for p in missing for o in self._failed(p, error)]
         return outcomes
 
     def _is_complete(self, product: Product, state: FileState) -> bool:
         return not self.settings.force and is_complete(
             self.settings.output_dir,
             list(product.files(self.source).values()),
-            list(label_table(self.source, product, self.settings.processing.label_scheme)),
+            self._tables(product),
             signature(product, self.settings),
             self.path,
             state,
             check_hashes=self.settings.check_hashes,
         )
+
+    def _tables(self, product: Product) -> list[PurePosixPath]:
+        """Give the places of a product's files without a sidecar."""
+        labels = label_table(self.source, product, self.settings.processing.label_scheme)
+        return [*labels, volume_table_place(self.source, product)]
 
     async def _make(self, missing: list[Product], state: FileState, workplace: Workplace) -> list[Outcome]:
         """Run the workflow for the missing products, and publish what comes out of it."""
@@ -148,13 +131,31 @@ class _ImageWork:
         try:
             made = await run_segment(workplace.lanes, folder, **self._inputs(missing))
             results = ([made.tissues] if made.tissues else []) + list(made.labels)
-            return [
-                outcome
+            outcomes = [
+                self._publish(product, result, state, made)
                 for product, result in zip(missing, results, strict=True)
-                for outcome in self._publish(product, result, state, made)
             ]
+            done = [p for p, found in zip(missing, outcomes, strict=True) if found[0].status == "done"]
+            await self._draw(done, made.conformed or self.path, workplace, anew=True)
+            return [outcome for found in outcomes for outcome in found]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    async def _draw(
+        self, products: list[Product], head: Path, workplace: Workplace, *, anew: bool = False
+    ) -> None:
+        """Draw label maps that are in their place, on a head; those that were drawn before if `anew`."""
+        jobs = []
+        for product in products:
+            place = self.settings.output_dir / product.label_map(self.source)
+            result = read_result(self.settings.output_dir, sidecar_path(place))
+            if result is not None and (anew or not picture_job(result).pictures.are_there):
+                jobs.append(picture_job(result))
+        if jobs:
+            try:
+                await workplace.lanes.run(draw_pictures, head, jobs)
+            except Exception as error:
+                logger.warning("%s: no pictures were drawn", self.source.name, exc_info=error)
 
     def _inputs(self, missing: list[Product]) -> dict[str, Any]:
         """Give the inputs of the workflow."""
@@ -191,7 +192,7 @@ class _ImageWork:
             settings, seconds = self.settings, made.conform_seconds
             record = publish_product(self.source, product, result, state, settings, seconds, brain)
         except Exception as error:  # noqa: BLE001 - one bad model must not stop the others
-            return self._outcomes(product, "failed", self._explain(error))
+            return self._failed(product, error)
         return self._outcomes(product, "done", " ".join((*record.notes, *record.flags)), record.seconds)
 
     def _outcomes(
@@ -210,10 +211,12 @@ class _ImageWork:
             for name in names
         ]
 
-    def _explain(self, error: Exception) -> str:
-        """Say what went wrong, in one line; what nobody foresaw leaves its traceback in the log."""
+    def _failed(self, product: Product, error: Exception) -> list[Outcome]:
+        """Say what went wrong, in one line; what nobody foresaw leaves its traceback."""
         if isinstance(error, PipeError):
             logger.info("%s failed: %s", self.source.name, error)
-            return str(error)
+            return self._outcomes(product, "failed", str(error))
         logger.error("%s failed", self.source.name, exc_info=error)
-        return f"unexpected {type(error).__name__}: {error}"
+        trace = tuple("".join(traceback.format_exception(error)).splitlines())
+        reason = f"unexpected {type(error).__name__}: {error}"
+        return [replace(o, traceback=trace) for o in self._outcomes(product, "failed", reason)]

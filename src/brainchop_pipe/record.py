@@ -117,14 +117,16 @@ class StepRecord(BaseModel):
         None where the conformed image does not say what it was made of.
     brain : BrainRecord or None
         None where no mask was made for the step.
-    executions : dict
-        Where the step's model ran, by name.
-    fields_of_view : dict
-        What it saw, and in which pieces, by name.
+    model : str
+        Name of the one that the step ran.
+    execution : Execution
+        Where it ran.
+    field_of_view : str
+        What it saw, and in which pieces.
     parameters : dict
         Of `Processing.parameters`, those that the step has.
-    preparations : dict
-        What was done to a model's input before, by name; only where something was.
+    preparation : str
+        What was done to the model's input before; empty where nothing was.
     quality : Quality
         Volumes are counted on the model's grid.
     flags : tuple of str
@@ -144,10 +146,11 @@ class StepRecord(BaseModel):
 
     digests: InputDigests | None
     brain: BrainRecord | None
-    executions: dict[str, Execution]
-    fields_of_view: dict[str, str]
+    model: str
+    execution: Execution
+    field_of_view: str
     parameters: dict[str, bool | str | None]
-    preparations: dict[str, str]
+    preparation: str
     quality: Quality
     flags: tuple[str, ...]
     sides: str

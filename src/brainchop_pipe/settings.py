@@ -83,7 +83,7 @@ class Processing:
             *("label_interpolation", "label_scheme"),
         )
         return {
-            _camel_case(f.name): getattr(self, f.name) for f in fields(self) if f.name in {*decisive} - {*but}
+            pascal_case(f.name): getattr(self, f.name) for f in fields(self) if f.name in {*decisive} - {*but}
         }
 
 
@@ -170,5 +170,6 @@ def available_cpus() -> int:
     return max(1, min(count, int(share))) if share.isdigit() else max(1, count)
 
 
-def _camel_case(name: str) -> str:
+def pascal_case(name: str) -> str:
+    """Give a field's name as files have it: ``full_volume`` is ``FullVolume``."""
     return "".join(part.capitalize() for part in name.split("_"))

@@ -2,11 +2,13 @@
 
 import glob
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # A killed run leaves files of this ending behind; `remove_leftovers` knows them by it.
 _TEMPORARY_SUFFIX = ".brainchop-tmp"
@@ -68,7 +70,17 @@ def write_if_changed(path: Path, content: bytes) -> None:
     write_whole(path, content)
 
 
+def is_leftover(path: Path) -> bool:
+    """Tell whether a file is the half of one that a killed run was writing."""
+    return path.name.endswith(_TEMPORARY_SUFFIX)
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what killed runs left of a file; the caller knows that nobody else is writing it."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{_TEMPORARY_SUFFIX}"):
         leftover.unlink(missing_ok=True)
+
+
+def json_bytes(content: Any) -> bytes:
+    """Give JSON for people: indented, in the order of insertion, with a final line feed."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

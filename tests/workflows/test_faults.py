@@ -55,12 +55,20 @@ def leftovers(settings: Settings) -> list[Path]:
     return found + list((settings.output_dir / ".brainchop" / "work").glob("*"))
 
 
+@pytest.fixture(scope="module")
+def made_before() -> dict[str, bytes]:
+    """What `undisturbed` gave the first time: the same for all tests."""
+    return {}
+
+
 @pytest.fixture
-def undisturbed(settings, tmp_path) -> dict[str, bytes]:
+def undisturbed(settings, tmp_path, made_before) -> dict[str, bytes]:
     """The images of a run in which nothing breaks."""
-    whole = replace(settings, output_dir=tmp_path / "undisturbed")
-    run(whole)
-    return images(whole)
+    if not made_before:
+        whole = replace(settings, output_dir=tmp_path / "undisturbed")
+        run(whole)
+        made_before |= images(whole)
+    return made_before
 
 
 @pytest.mark.parametrize(

@@ -16,25 +16,43 @@ from urllib.parse import quote
 
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.inference.numbering import LabelScheme, output_labels
+from brainchop_pipe.record import StepRecord
 from brainchop_pipe.settings import Processing
-from brainchop_pipe.storage import write_if_changed
+from brainchop_pipe.storage import json_bytes, write_if_changed
 from brainchop_pipe.zoo.catalog import Model
 from brainchop_pipe.zoo.plan import is_mask_model, plan_models
 
 BIDS_VERSION = "1.11.1"
 
-# Of the group level: a row for each label of each image, which BIDS has no place for.
-VOLUMES_TABLE = "volumes"
+# What BIDS has no place for, as patterns of `.bidsignore`, and why it is there.
+IGNORED = {
+    "*_morph.tsv": "volumes of an image; BIDS has no such derivative yet",
+    "morph.json": "what the columns of these mean",
+    "group.tsv": "all volumes and quality numbers of the study",
+    "group.json": "what its columns mean",
+    "*.html": "reports",
+    "figures": "their pictures",
+    "logs": "settings, log and crash reports of the runs",
+    "prov": "provenance in the form of the BIDS version after 1.11",
+}
 
 Content = Literal["mask", "dseg", "GM", "WM", "CSF", "segmentation", "brain"]
 
-# Of the trusted set: index, name, abbreviation, colour. The numbers are BIDS's and sMRIPrep's.
+# Of the trusted set: index, name, abbreviation, colour. The numbers are BIDS's and sMRIPrep's,
+# the colours those of Okabe and Ito, for eyes of any kind.
 _TISSUES = (
     ("0", "Background", "BG", "#000000"),
-    ("1", "Grey matter", "GM", "#CD3E4E"),
-    ("2", "White matter", "WM", "#F5F5F5"),
-    ("3", "Cerebrospinal fluid", "CSF", "#3CB4E6"),
+    ("1", "Grey matter", "GM", "#D55E00"),
+    ("2", "White matter", "WM", "#F0E442"),
+    ("3", "Cerebrospinal fluid", "CSF", "#56B4E9"),
 )
+
+_VOLUME_COLUMNS = {
+    "index": {"Description": "Value in the label map"},
+    "name": {"Description": "Name of the label"},
+    "volume_mm3": {"Description": "Volume, counted on the model's grid", "Units": "mm^3"},
+    "intracranial_fraction": {"Description": "Volume by that of brain with CSF; n/a where that is not known"},
+}
 
 _TABLE_HEAD = ("index", "name", "abbreviation", "color")
 
@@ -51,10 +69,13 @@ nearest to RAS+ unless the sidecar's `OutputOrientation` says "native".
 - `*_dseg.nii.gz`: 1 = grey matter, 2 = white matter, 3 = cerebrospinal fluid (`*_dseg.tsv`)
 - `*_label-{GM,WM,CSF}_probseg.nii.gz`: probabilities of these, 0 to 1
 - `*_seg-NAME_desc-*_dseg.nii.gz`: label map of the model NAME; labels in the `.tsv` beside it
-- `volumes.tsv`: volumes of all labels of all images, after the group level
+- `*_morph.tsv`: volumes of an image's labels
+- `sub-*.html`: a page for each participant, with pictures; look at them before you trust the maps
+- `index.html`, `group.tsv`, `phenotype/`: all images together, after the group level
 
 Not for clinical use. How a file was made (input, model, versions, parameters,
-digests) stands in its sidecar under `Provenance`.
+digests) stands in its sidecar under `Provenance`, and for people with
+`brainchop provenance FILE`. `brainchop verify FOLDER` checks all files against it.
 """
 
 
@@ -86,6 +107,11 @@ class Product:
     def is_tissue_set(self) -> bool:
         """Whether these are the bare names."""
         return len(self.models) == 2
+
+    def label_map(self, source: Source) -> PurePosixPath:
+        """Place of its label map, the one file that every product has."""
+        files = self.files(source)
+        return files["dseg"] if self.is_tissue_set else files["segmentation"]
 
     def files(self, source: Source) -> dict[Content, PurePosixPath]:
         """Images of this product for a source, by content, below the output folder."""
@@ -172,9 +198,33 @@ def label_table(source: Source, product: Product, scheme: LabelScheme) -> dict[P
         )
         for label in output_labels(product.models[0].card, scheme)
     )
-    place = product.files(source)["segmentation"]
+    place = product.label_map(source)
     name = place.name.removesuffix(".nii.gz") + ".tsv"
     return {place.with_name(name): _table((*_TABLE_HEAD, "freesurfer"), rows)}
+
+
+def volume_table_place(source: Source, product: Product) -> PurePosixPath:
+    """Give the place of a product's table of volumes, below the output folder."""
+    if product.is_tissue_set:
+        return source.derivative("morph", ".tsv")
+    card = product.models[0].card
+    return source.derivative("morph", ".tsv", seg=card.bids_label, desc=card.output.description)
+
+
+def volume_table(product: Product, record: StepRecord, scheme: LabelScheme) -> bytes:
+    """Give the volumes of a product's labels as a table; a label without any voxel has 0."""
+    if product.is_tissue_set:
+        names = {int(index): name for index, name, *_ in _TISSUES}
+    else:
+        names = {label.index: label.name for label in output_labels(product.models[0].card, scheme)}
+    fractions = record.quality.intracranial_fractions
+    rows = []
+    for index, name in names.items():
+        if index:
+            volume = record.volumes_mm3.get(str(index), 0.0)
+            share = f"{fractions.get(index, 0.0):.5f}" if fractions else "n/a"
+            rows.append((str(index), name, str(volume), share))
+    return _table(_VOLUME_COLUMNS, rows)
 
 
 def write_dataset_files(output_dir: Path, bids_dir: Path, code: dict[str, Any]) -> None:
@@ -199,17 +249,13 @@ def write_dataset_files(output_dir: Path, bids_dir: Path, code: dict[str, Any]) 
     }
     write_if_changed(output_dir / "dataset_description.json", json_bytes(description))
     write_if_changed(output_dir / "README.md", _README.encode())
-    write_if_changed(output_dir / ".bidsignore", f"{VOLUMES_TABLE}.*\n".encode())
+    write_if_changed(output_dir / ".bidsignore", "".join(f"{p}\n" for p in IGNORED).encode())
+    write_if_changed(output_dir / "morph.json", json_bytes(_VOLUME_COLUMNS))
 
 
 def raw_link(output_dir: Path, bids_dir: Path) -> str:
     """Give the relative URI that leads from the derivatives to the raw dataset."""
     return quote(os.path.relpath(bids_dir.resolve(), output_dir.resolve()))
-
-
-def json_bytes(content: Any) -> bytes:
-    """Give JSON for people: indented, in the order of insertion, with a final line feed."""
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> bytes:

@@ -5,26 +5,27 @@ the working process so far, earlier images included.
 """
 
 import hashlib
-import importlib.metadata
 import json
-import os
-import platform
-import subprocess
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import brainchop_pipe
 from brainchop_pipe.bids.derivatives import Product
+from brainchop_pipe.bids.environment import code_record, environment_record
+from brainchop_pipe.bids.names import Source
+from brainchop_pipe.bids.sidecar import (
+    ExecutionRecord,
+    FurtherFile,
+    InputRecord,
+    ModelRecord,
+    ProvenanceRecord,
+    QualityRecord,
+)
 from brainchop_pipe.inference.session import Execution
-from brainchop_pipe.record import InputDigests
+from brainchop_pipe.record import StepRecord
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.storage import sha256_of_file
-from brainchop_pipe.versions import checkout, code_version
+from brainchop_pipe.versions import code_version
 from brainchop_pipe.zoo.catalog import Model
-
-_LIBRARIES = ("onnxruntime", "numpy", "scipy", "nibabel", "connected-components-3d", "SimpleITK")
 
 
 @dataclass(frozen=True)
@@ -62,127 +63,129 @@ def signature(product: Product, settings: Settings) -> str:
         "code": code_version(),
         "parameters": processing.parameters(but),
         "mask": sha256_of_file(mask) if mask else None,
-        "contrasts": contrasts_record(product, settings),
+        "contrasts": {suffix: file.sha256 for suffix, file in contrasts_record(product, settings).items()},
         "cards": [model.card.model_dump(mode="json") for model in product.involved],
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def input_record(uri: str, state: FileState, digests: InputDigests) -> dict[str, Any]:
-    """Describe the input: the file as it lies there, and its voxels and affine whatever holds them."""
-    return {
-        "URI": uri,
-        "SHA256": digests.sha256,
-        "VoxelsSHA256": digests.voxels_sha256,
-        "Size": state.size,
-        "ModificationTimeNs": state.modified_ns,
-    }
+def provenance_record(
+    product: Product, record: StepRecord, source: Source, state: FileState, settings: Settings
+) -> ProvenanceRecord:
+    """Describe how a product came about, but for the file that it is written to.
+
+    Parameters
+    ----------
+    product : Product
+    record : StepRecord
+        Of the step that made it; with digests.
+    source : Source
+    state : FileState
+        Of the image before it was read.
+    settings : Settings
+    """
+    executions = _executions(product, record)
+    mask = record.brain.mask_sha256 if record.brain else None
+    contrasts = contrasts_record(product, settings)
+    further = {"given_mask": FurtherFile(sha256=mask)} if mask else {}
+    return ProvenanceRecord(
+        signature=signature(product, settings),
+        command=settings.command,
+        parameters=settings.processing.parameters(),
+        input=_input_record(source, record, state),
+        **further,
+        **({"contrasts": contrasts} if contrasts else {}),
+        models=tuple(model_record(model) for model in _models_that_ran(product, record)),
+        execution=executions,
+        code=code_record(),
+        versions=environment_record()["Versions"],
+        hardware=environment_record()["Hardware"],
+        start_time=record.started,
+        end_time=record.ended,
+        stage_seconds={stage: round(seconds, 2) for stage, seconds in record.seconds.items()},
+        peak_memory_mb=record.peak_memory_mb,
+        warnings=(*record.notes, *(reason for e in executions.values() for reason in e.fallbacks)),
+    )
 
 
-def contrasts_record(product: Product, settings: Settings) -> dict[str, Any]:
+def quality_record(record: StepRecord) -> QualityRecord:
+    """Give the quality numbers as sidecars have them."""
+    quality = record.quality
+    volume, confidence = quality.intracranial_mm3, quality.mean_confidence
+    return QualityRecord(
+        flags=record.flags,
+        intracranial_volume_mm3=None if volume is None else round(volume, 1),
+        intracranial_volume_method=quality.intracranial_method or None,
+        intracranial_fractions={
+            str(i): round(share, 4) for i, share in quality.intracranial_fractions.items()
+        },
+        components_removed=quality.components_removed,
+        border_share=round(quality.border_share, 5),
+        mean_confidence=None if confidence is None else round(confidence, 4),
+    )
+
+
+def contrasts_record(product: Product, settings: Settings) -> dict[str, FurtherFile]:
     """Describe the further images of a head that a product's models see, by suffix."""
     wanted = {suffix for model in product.models for suffix in model.card.input.contrasts[1:]}
     files = settings.processing.contrasts
-    return {suffix: {"SHA256": sha256_of_file(file)} for suffix, file in files if suffix in wanted}
+    return {suffix: FurtherFile(sha256=sha256_of_file(file)) for suffix, file in files if suffix in wanted}
 
 
-def model_record(model: Model) -> dict[str, Any]:
+def model_record(model: Model) -> ModelRecord:
     """Describe a model: what ran, where it is from, under which terms."""
     card = model.card
-    return {
-        "Name": card.name,
-        "Version": card.version,
-        "SHA256": card.weights.onnx_sha256,
-        "SourceURL": card.weights.base_url or "local file",
-        "SourceSHA256": {file.path: file.sha256 for file in card.weights.files},
-        "License": card.license.id,
-        "TrainedFor": list(card.modalities),
-        "IntendedUse": card.intended_use,
-    }
+    return ModelRecord(
+        name=card.name,
+        version=card.version,
+        sha256=card.weights.onnx_sha256,
+        source_url=card.weights.base_url or "local file",
+        source_sha256={file.path: file.sha256 for file in card.weights.files},
+        license=card.license.id,
+        trained_for=card.modalities,
+        intended_use=card.intended_use,
+        citations=card.citations,
+    )
 
 
-def execution_record(execution: Execution, precision: str) -> dict[str, Any]:
-    """Describe where a model ran, against where it was asked to run, and in which numbers."""
-    return {
-        "RequestedDevice": execution.requested,
-        "Provider": execution.provider,
-        "Fallbacks": list(execution.fallbacks),
-        "Threads": execution.threads,
-        "Precision": precision,
-    }
+def _input_record(source: Source, record: StepRecord, state: FileState) -> InputRecord:
+    if record.digests is None:
+        raise ValueError(f"{source.name}: the step does not say what it was made of")
+    return InputRecord(
+        uri=source.uri,
+        sha256=record.digests.sha256,
+        voxels_sha256=record.digests.voxels_sha256,
+        size=state.size,
+        modification_time_ns=state.modified_ns,
+    )
 
 
-@cache
-def code_record() -> dict[str, Any]:
-    """Describe this program: an entry of BIDS's ``GeneratedBy``."""
-    commit, dirty = _commit()
-    record: dict[str, Any] = {"Name": "brainchop_pipe", "Version": brainchop_pipe.__version__}
-    if commit:
-        record |= {"Commit": commit, "Dirty": dirty}
-    container = os.environ.get("BRAINCHOP_CONTAINER_DIGEST")
-    if container:
-        record["Container"] = {"Type": "oci", "Digest": container}
-    return record
+def _executions(product: Product, record: StepRecord) -> dict[str, ExecutionRecord]:
+    """Describe where each model ran, on what it saw; the mask model comes first."""
+    precisions = {model.card.name: model.card.input.dtype for model in product.involved}
+
+    def described(name: str, execution: Execution, field_of_view: str, preparation: str) -> ExecutionRecord:
+        return ExecutionRecord(
+            requested_device=execution.requested,
+            provider=execution.provider,
+            fallbacks=execution.fallbacks,
+            threads=execution.threads,
+            precision=precisions.get(name, "float32"),
+            field_of_view=field_of_view,
+            **({"preparation": preparation} if preparation else {}),
+        )
+
+    executions = {}
+    brain = record.brain
+    if brain is not None and brain.mask_model is not None and brain.execution is not None:
+        executions[brain.mask_model] = described(brain.mask_model, brain.execution, brain.field_of_view, "")
+    executions[record.model] = described(
+        record.model, record.execution, record.field_of_view, record.preparation
+    )
+    return executions
 
 
-@cache
-def environment_record() -> dict[str, Any]:
-    """Describe versions and hardware; no name of a host or user is among them."""
-    versions = {"python": platform.python_version()}
-    versions |= {name: importlib.metadata.version(name) for name in _LIBRARIES if _is_installed(name)}
-    return {
-        "Versions": versions,
-        "Hardware": {
-            "OperatingSystem": platform.system(),
-            "Machine": platform.machine(),
-            "CPU": _cpu_name(),
-            "GPU": _gpu_name(),
-        },
-    }
-
-
-def _commit() -> tuple[str | None, bool]:
-    """Commit of the sources that run: asked of git in a checkout, else as the build recorded it."""
-    root = checkout()
-    if root is not None and (root / ".git").exists():
-        try:
-            commit = _git(root, "rev-parse", "HEAD")
-            return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
-        except (OSError, subprocess.CalledProcessError):
-            pass
-    return brainchop_pipe.__commit__, ".d20" in brainchop_pipe.__version__
-
-
-def _git(root: Path, *arguments: str) -> str:
-    # Without this git would write its index in the checkout anew.
-    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    return result.stdout.strip()
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
-
-
-def _gpu_name() -> str | None:
-    """Name of the first NVIDIA GPU and its driver, as the kernel tells; None without one."""
-    try:
-        driver = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").splitlines()[0]
-        information = next(Path("/proc/driver/nvidia/gpus").glob("*/information")).read_text(encoding="utf-8")
-    except (OSError, StopIteration, IndexError):
-        return None
-    names = (line.partition(":")[2].strip() for line in information.splitlines() if line.startswith("Model"))
-    return f"{next(names, 'unknown')}; {driver}"
+def _models_that_ran(product: Product, record: StepRecord) -> list[Model]:
+    """Give the models that were involved, but for one whose place a given mask took."""
+    ran = {record.model, record.brain.mask_model if record.brain else None}
+    return [model for model in product.involved if model.card.name in ran]

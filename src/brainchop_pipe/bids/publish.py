@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from brainchop_pipe.bids.derivatives import json_bytes, raw_link
+from brainchop_pipe.bids.derivatives import raw_link
+from brainchop_pipe.bids.prov_files import digest_key
 from brainchop_pipe.bids.provenance import FileState
+from brainchop_pipe.bids.sidecar import OutputRecord
 from brainchop_pipe.errors import OutputError, UsageError
 from brainchop_pipe.storage import (
+    json_bytes,
     remove_leftovers,
     sha256_of_bytes,
     sha256_of_file,
@@ -161,9 +164,10 @@ def publish(
 
 
 def _finished_sidecar(derivative: Derivative) -> dict[str, Any]:
-    output = {"SHA256": sha256_of_bytes(derivative.content), "Size": len(derivative.content)}
-    record = {**derivative.sidecar["Provenance"], "Output": output}
-    return {**derivative.sidecar, "Provenance": record}
+    digest = sha256_of_bytes(derivative.content)
+    output = OutputRecord(sha256=digest, size=len(derivative.content))
+    record = {**derivative.sidecar["Provenance"], "Output": output.as_json()}
+    return {**derivative.sidecar, **digest_key(digest), "Provenance": record}
 
 
 def _replace_all(files: dict[Path, bytes], stale: list[Path], journal: Path) -> None:

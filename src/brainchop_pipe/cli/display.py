@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from brainchop_pipe.workflows.segment_image import Outcome, Status
+from brainchop_pipe.workflows.outcome import Outcome, Status
 
 _STYLES: dict[Status, str] = {"done": "green", "complete": "green", "skipped": "yellow", "failed": "red"}
 

@@ -15,7 +15,7 @@ from brainchop_pipe.errors import BidsError, MissingInputError, OutputError, Pip
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.workflows.bids_app import Report, run_images, run_participants
 from brainchop_pipe.workflows.group_level import run_group
-from brainchop_pipe.workflows.segment_image import Outcome, Status
+from brainchop_pipe.workflows.outcome import Outcome, Status
 
 EXIT_UNKNOWN_LEVEL = 17
 EXIT_SOME_FAILED = 75
@@ -35,7 +35,9 @@ def run_app(argv: list[str]) -> int:
     if given.level not in ("participant", "group"):
         raise _UnknownLevelError(f"level {given.level!r} is unknown; give participant or group")
     if given.level == "group":
-        Display().say(f"wrote {run_group(given.output_dir).relative_to(given.output_dir)}")
+        query = app_settings(given, argv).query
+        for path in run_group(given.output_dir, given.bids_dir, query):
+            Display().say(f"wrote {path.relative_to(given.output_dir)}")
         return 0
     settings = app_settings(given, argv)
     return _run(settings, given.verbose, lambda report: run_participants(settings, report), ("failed",))

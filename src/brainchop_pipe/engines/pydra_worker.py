@@ -39,12 +39,15 @@ class SegmentOutcome:
         In the order of the other models.
     brain : BrainFiles, Exception or None
         None where no model needs it.
+    conformed : Path or None
+        None where there is none.
     conform_seconds : float
     """
 
     tissues: TissueFiles | Exception | None
     labels: tuple[LabelFiles | Exception, ...]
     brain: BrainFiles | Exception | None
+    conformed: Path | None
     conform_seconds: float
 
 
@@ -123,10 +126,12 @@ async def run_segment(lanes: Lanes, folder: Path, **inputs: Any) -> SegmentOutco
     plan = plan_names(*(inputs[name] for name in ("models", "tissue_model", "prepare", "mask_model")))
     missing = failure or WorkerLostError("it was not reached; run again")
     get = worker.finished.get
+    conformed = get(("conform", 0), missing)
     return SegmentOutcome(
         _files(TissueFiles, get(("tissues", 0), missing)) if plan.pair else None,
         tuple(_files(LabelFiles, get(node, missing)) for node in label_nodes(plan)),
         _files(BrainFiles, get(("extract_brain", 0), missing)) if plan.mask_model else None,
+        None if isinstance(conformed, Exception) else Path(conformed.out_file),
         worker.seconds.get(("conform", 0), 0.0),
     )
 

@@ -1,0 +1,124 @@
+"""What a paper should say of the methods, and whom to cite: from what the sidecars tell."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from brainchop_pipe.bids.sidecar import ModelRecord, ProvenanceRecord
+
+_SELF = "brainchop_pipe {version}: brain segmentation with ONNX models for whole studies"
+_N4 = (
+    "Tustison NJ et al. (2010) N4ITK: Improved N3 Bias Correction, IEEE Transactions on Medical Imaging "
+    "29(6):1310-1320, doi:10.1109/TMI.2010.2046908"
+)
+_FASTSURFER = (
+    "Henschel L et al. (2020) FastSurfer - A fast and accurate deep learning based neuroimaging pipeline, "
+    "NeuroImage 219:117012, doi:10.1016/j.neuroimage.2020.117012"
+)
+_BIDS = (
+    "Gorgolewski KJ et al. (2016) The brain imaging data structure, a format for organizing and describing "
+    "outputs of neuroimaging experiments, Scientific Data 3:160044, doi:10.1038/sdata.2016.44"
+)
+
+
+@dataclass
+class _References:
+    """References in the order of their first use."""
+
+    entries: list[str] = field(default_factory=list)
+
+    def cite(self, *texts: str) -> str:
+        """Give the numbers of references, such as " [1, 2]"; empty for none."""
+        self.entries += [text for text in dict.fromkeys(texts) if text not in self.entries]
+        numbers = [str(self.entries.index(text) + 1) for text in texts]
+        return f" [{', '.join(numbers)}]" if numbers else ""
+
+
+@dataclass(frozen=True)
+class Methods:
+    """A paragraph for a paper, and its references in the order of their numbers."""
+
+    paragraph: str
+    references: tuple[str, ...]
+
+    def as_markdown(self) -> str:
+        """Give both as a text of their own."""
+        listed = "\n".join(f"{number}. {text}" for number, text in enumerate(self.references, start=1))
+        return f"# How to describe and cite this\n\n{self.paragraph}\n\n## References\n\n{listed}\n"
+
+
+def describe_methods(records: Iterable[ProvenanceRecord]) -> Methods:
+    """Describe how label maps were made.
+
+    Parameters
+    ----------
+    records : iterable of ProvenanceRecord
+        Of all label maps that are meant; at least one.
+
+    Notes
+    -----
+    Versions, providers and precisions are listed where there are several.
+    """
+    records = tuple(records)
+    references = _References()
+    versions = {str(record.code.get("Version", "")): None for record in records}
+    self_cited = references.cite(*(_SELF.format(version=version) for version in versions))
+    sentences = [
+        f"Images of a BIDS dataset{references.cite(_BIDS)} were segmented with brainchop_pipe "
+        f"{' and '.join(versions)}{self_cited}.",
+        "Each image was resampled to the grid of the models, 256 x 256 x 256 voxels of 1 mm with intensities "
+        "of 0 to 255 unless a model has another, as FreeSurfer and FastSurfer do"
+        f"{references.cite(_FASTSURFER)}.",
+        *_preparations(records, references),
+        *(_model_sentence(model, references) for model in _models(records)),
+        _where(records),
+        "Labels were brought back to the grid of the image.",
+    ]
+    return Methods(" ".join(sentences), tuple(references.entries))
+
+
+def _models(records: tuple[ProvenanceRecord, ...]) -> list[ModelRecord]:
+    """Give the models that ran, each version of them once."""
+    return list({(m.name, m.sha256): m for record in records for m in record.models}.values())
+
+
+def _model_sentence(model: ModelRecord, references: _References) -> str:
+    return f"The model {model.name} (version {model.version}) was used{references.cite(*model.citations)}."
+
+
+def _preparations(records: tuple[ProvenanceRecord, ...], references: _References) -> list[str]:
+    """Say which models saw a prepared image, and whose masks were used."""
+    corrected: dict[str, str] = {}
+    masked: dict[str, None] = {}
+    for record in records:
+        for name, execution in record.execution.items():
+            if "N4" in execution.preparation:
+                corrected[name] = record.versions.get("SimpleITK", "")
+            elif execution.preparation:
+                masked[name] = None
+    sentences = []
+    if corrected:
+        tool = " and ".join(filter(None, dict.fromkeys(corrected.values())))
+        sentences.append(
+            f"For {_listed(corrected)} the brain was masked, its bias field corrected with N4"
+            f"{references.cite(_N4)} (SimpleITK {tool}) and its white matter brought to one level."
+        )
+    if masked:
+        sentences.append(f"For {_listed(masked)} what lies outside of the brain was set to 0.")
+    if any(record.given_mask for record in records):
+        sentences.append("Brain masks of another origin took the place of a model's.")
+    return sentences
+
+
+def _where(records: tuple[ProvenanceRecord, ...]) -> str:
+    executions = [execution for record in records for execution in record.execution.values()]
+    providers = sorted({execution.provider for execution in executions})
+    precisions = sorted({execution.precision for execution in executions})
+    runtimes = sorted({record.versions.get("onnxruntime", "") for record in records})
+    return (
+        f"Models ran in ONNX Runtime {', '.join(runtimes)} ({', '.join(providers)}; {', '.join(precisions)})."
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

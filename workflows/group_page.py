@@ -1,0 +1,147 @@
+"""The page of all images of a study: worst first, with links to the participants."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from brainchop_pipe.workflows.draw_pictures import Pictures
+from brainchop_pipe.workflows.group_measures import MapSummary, Measure, Numbers, mixtures, read_picture
+from brainchop_pipe.workflows.participant_report import page_path
+
+from brainchop_pipe import __version__
+from brainchop_pipe.bids.failures import FailureRecord
+from brainchop_pipe.bids.results import TISSUES
+from brainchop_pipe.report.content import Distribution, GroupPage, GroupRow
+from brainchop_pipe.report.pages import MOST_PICTURES, group_html, page_address
+
+# Of the table: title, measure (none: the largest distance from the others), label, factor.
+_COLUMNS = (
+    ("Brain and CSF, mL", "intracranial_volume", "", 1e-3),
+    ("Grey matter, %", "intracranial_fraction", "1", 100.0),
+    ("White matter, %", "intracranial_fraction", "2", 100.0),
+    ("CSF, %", "intracranial_fraction", "3", 100.0),
+    ("Confidence", "mean_confidence", "", 1.0),
+    ("Largest z", "", "", 1.0),
+)
+
+
+def group_page(
+    name: str,
+    output_dir: Path,
+    numbers: Numbers,
+    failures: Iterable[FailureRecord],
+    images: dict[str, str],
+) -> bytes:
+    """Write the page of a study.
+
+    Parameters
+    ----------
+    name : str
+        Of the dataset.
+    output_dir : Path
+    numbers : Numbers
+    failures : iterable of FailureRecord
+    images : dict
+        Participants by the URI of the raw images that should have been segmented.
+    """
+    maps: dict[str, list[MapSummary]] = defaultdict(list)
+    for summary in numbers.maps:
+        maps[summary.source_uri].append(summary)
+    failed = {record.image: record for record in failures}
+    participants = images | {uri: record.participant for uri, record in failed.items()}
+    participants |= {uri: found[0].participant for uri, found in maps.items()}
+    rows = {
+        uri: _row(uri, participant, maps.get(uri, []), failed.get(uri), numbers, output_dir)
+        for uri, participant in participants.items()
+    }
+    worst_first = sorted(rows, key=lambda uri: _badness(rows[uri]))
+    for uri in worst_first[:MOST_PICTURES]:
+        rows[uri] = replace(rows[uri], thumbnail=_thumbnail(maps.get(uri, []), output_dir))
+    page = GroupPage(
+        name=name,
+        columns=tuple(title for title, *_ in _COLUMNS),
+        rows=tuple(rows[uri] for uri in worst_first),
+        distributions=_distributions(numbers, output_dir),
+        warnings=mixtures(numbers.maps),
+        version=__version__,
+    )
+    return group_html(page)
+
+
+def _row(
+    uri: str,
+    participant: str,
+    maps: list[MapSummary],
+    failure: FailureRecord | None,
+    numbers: Numbers,
+    output_dir: Path,
+) -> GroupRow:
+    far = {m: z for summary in maps for m, z in numbers.outliers(summary).items()}
+    reasons = tuple(f"{f.model}: {f.reason}" for f in failure.failed) if failure else ()
+    page = page_path(output_dir, participant)
+    return GroupRow(
+        image=uri.rpartition(":")[2].rpartition("/")[2],
+        status="failed" if failure else "done" if maps else "missing",
+        page=page_address(page.name) if page.is_file() else "",
+        thumbnail=None,
+        flags=(*reasons, *dict.fromkeys(flag for summary in maps for flag in summary.flags)),
+        outliers=tuple(_told(measure, z) for measure, z in far.items()),
+        values=tuple(_value(maps, numbers, name, index, factor) for _, name, index, factor in _COLUMNS),
+    )
+
+
+def _badness(row: GroupRow) -> tuple[int, int, float, str]:
+    """Order rows: failed, missing, many flags, far from the others."""
+    largest_z = row.values[-1] or 0.0
+    return ("failed", "missing", "done").index(row.status), -len(row.flags), -largest_z, row.image
+
+
+def _thumbnail(maps: list[MapSummary], output_dir: Path) -> bytes | None:
+    """Read the small picture of an image, that of the tissue maps where there are such."""
+    best = min(maps, key=lambda summary: summary.segmentation != TISSUES, default=None)
+    return read_picture(Pictures.of(output_dir, output_dir / best.place).thumbnail) if best else None
+
+
+def _told(measure: Measure, z: float) -> str:
+    what = f"{measure.label or _plain(measure)} ({measure.segmentation})"
+    return f"{what} is {'larger' if z > 0 else 'smaller'} than usual here (z {z:+.1f})"
+
+
+def _plain(measure: Measure) -> str:
+    return measure.name.replace("_", " ")
+
+
+def _value(maps: list[MapSummary], numbers: Numbers, name: str, index: str, factor: float) -> float | None:
+    """Give an image's value of a column, that of the tissue maps where there are such."""
+    if not name:
+        scores = [abs(z) for summary in maps for z in numbers.z[summary.place].values()]
+        return max(scores, default=None)
+    for summary in sorted(maps, key=lambda summary: summary.segmentation != TISSUES):
+        for measure, value in summary.values.items():
+            if (measure.name, measure.label_index) == (name, index):
+                return value * factor
+    return None
+
+
+def _distributions(numbers: Numbers, output_dir: Path) -> tuple[Distribution, ...]:
+    """Give the measures of segmentations as wholes, and of the tissues, over all images."""
+    points: dict[Measure, list[tuple[float, str, str, bool]]] = defaultdict(list)
+    for summary in numbers.maps:
+        far = numbers.outliers(summary)
+        address = page_address(page_path(output_dir, summary.participant).name)
+        for measure, value in summary.values.items():
+            if measure.label_index and summary.segmentation != TISSUES:
+                continue
+            scaled = value / 1000 if measure.unit == "mm^3" else value
+            points[measure].append((scaled, summary.source_name, address, measure in far))
+    # The tissues first; what is the same for all images has nothing to show.
+    spread = {m: found for m, found in points.items() if len({value for value, *_ in found}) > 1}
+    return tuple(
+        Distribution(
+            f"{measure.segmentation}: {' '.join(filter(None, (measure.label, _plain(measure))))}",
+            "mL" if measure.unit == "mm^3" else "count" if "removed" in measure.name else "share",
+            tuple(found),
+        )
+        for measure, found in sorted(spread.items(), key=lambda item: item[0].segmentation != TISSUES)
+    )

@@ -1,0 +1,177 @@
+"""A participant's page: from what lies in the output folder, whoever made it."""
+
+from pathlib import Path
+from typing import Any
+
+from brainchop_pipe.workflows.draw_pictures import PictureJob, Pictures
+from brainchop_pipe.workflows.locks import hold
+
+from brainchop_pipe import __version__
+from brainchop_pipe.bids.failures import find_failures
+from brainchop_pipe.bids.methods import describe_methods
+from brainchop_pipe.bids.results import TISSUES, Result, find_results
+from brainchop_pipe.bids.sidecar import ModelRecord, ProvenanceRecord, QualityRecord
+from brainchop_pipe.report.content import Failure, LegendEntry, ParticipantPage, Section, VolumeRow
+from brainchop_pipe.report.mosaic import OUTLINE_COLOR
+from brainchop_pipe.report.pages import participant_html
+from brainchop_pipe.storage import write_whole
+
+_OUTLINE = "Outline of brain with cerebrospinal fluid"
+
+
+def page_path(output_dir: Path, participant: str) -> Path:
+    """Give the place of a participant's page."""
+    return output_dir / f"{participant.removesuffix('.gz').rpartition('.')[0] or participant}.html"
+
+
+def write_participant_page(output_dir: Path, participant: str) -> Path:
+    """Write the page of a participant, from all label maps and failures that there are of them.
+
+    Parameters
+    ----------
+    output_dir : Path
+    participant : str
+        See `Source.participant`.
+
+    Raises
+    ------
+    OutputError
+        The folder is not writable, or has no locks.
+    """
+    path = page_path(output_dir, participant)
+    # Who writes last has seen all.
+    with hold(output_dir, path.name):
+        results = list(find_results(output_dir, participant))
+        failures = tuple(
+            Failure(record.image, failed.model, failed.reason)
+            for record in find_failures(output_dir, participant)
+            for failed in record.failed
+        )
+        methods = describe_methods(result.sidecar.provenance for result in results) if results else None
+        page = ParticipantPage(
+            name=participant,
+            sections=tuple(_section(result) for result in results),
+            failures=failures,
+            methods=methods.paragraph if methods else "",
+            references=methods.references if methods else (),
+            version=__version__,
+        )
+        write_whole(path, participant_html(page), durable=False)
+    return path
+
+
+def picture_job(result: Result) -> PictureJob:
+    """Say what is to be drawn of a label map."""
+    mask = None
+    if result.segmentation == TISSUES:
+        mask = result.image.with_name(result.image.name.replace("_dseg.nii.gz", "_desc-brain_mask.nii.gz"))
+    return PictureJob(
+        labels=result.image,
+        mask=mask if mask is not None and mask.is_file() else None,
+        colors={label.index: label.color for label in result.labels if label.color},
+        pictures=Pictures.of(result.output_dir, result.image),
+    )
+
+
+def _section(result: Result) -> Section:
+    sidecar, job = result.sidecar, picture_job(result)
+    picture = job.pictures.mosaic
+    legend = [LegendEntry(label.name, label.color) for label in result.labels if label.color]
+    if job.mask is not None:
+        legend.append(LegendEntry(_OUTLINE, OUTLINE_COLOR))
+    return Section(
+        image=result.source_name,
+        segmentation=result.segmentation,
+        picture=picture.read_bytes() if picture.is_file() else None,
+        alt=_alt(result),
+        legend=tuple(legend),
+        flags=sidecar.quality.flags,
+        warnings=sidecar.provenance.warnings,
+        volumes=_volumes(result),
+        facts=_facts(sidecar.quality),
+        seconds=tuple((stage, f"{s:.1f} s") for stage, s in sidecar.provenance.stage_seconds.items()),
+        provenance=provenance_lines(sidecar.provenance),
+    )
+
+
+def _alt(result: Result) -> str:
+    """Say in words what a picture shows, for those who do not see it."""
+    volumes = {label.index: result.sidecar.volumes_mm3.get(str(label.index), 0.0) for label in result.labels}
+    largest = sorted(result.labels, key=lambda label: -volumes[label.index])[:3]
+    told = ", ".join(f"{label.name} {volumes[label.index] / 1000:.0f} mL" for label in largest)
+    return (
+        f"Slices of {result.source_name} in three planes with the contours of {len(result.labels)} labels of "
+        f"{result.segmentation}; the largest: {told or 'none'}"
+    )
+
+
+def _volumes(result: Result) -> tuple[VolumeRow, ...]:
+    sidecar = result.sidecar
+    return tuple(
+        VolumeRow(
+            label.index,
+            label.name,
+            sidecar.volumes_mm3.get(str(label.index), 0.0) / 1000,
+            sidecar.quality.intracranial_fractions.get(str(label.index)),
+        )
+        for label in result.labels
+    )
+
+
+def _facts(quality: QualityRecord) -> tuple[tuple[str, str], ...]:
+    volume, confidence = quality.intracranial_volume_mm3, quality.mean_confidence
+    method = quality.intracranial_volume_method
+    return (
+        ("Brain and CSF", "n/a" if volume is None else f"{volume / 1000:.0f} mL ({method})"),
+        ("Mean confidence", "n/a" if confidence is None else f"{confidence:.3f}"),
+        ("Surface at the border of the field of view", f"{quality.border_share:.2%}"),
+        ("Components removed", str(quality.components_removed)),
+    )
+
+
+def provenance_lines(record: ProvenanceRecord) -> tuple[tuple[str, str], ...]:
+    """Tell how a file was made, for people: what it is, and its value."""
+    lines = [
+        ("Command", record.command),
+        ("Input", f"{record.input.uri} (SHA-256 {record.input.sha256})"),
+        *((f"Model {model.name}", _model_line(model, record)) for model in record.models),
+    ]
+    if record.given_mask is not None:
+        lines.append(("Mask that was given", f"SHA-256 {record.given_mask.sha256}"))
+    lines += [(f"Contrast {suffix}", f"SHA-256 {file.sha256}") for suffix, file in record.contrasts.items()]
+    lines += [
+        ("Program", _program_line(record.code)),
+        ("Parameters", ", ".join(f"{name}: {value}" for name, value in record.parameters.items())),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
+        ("Machine", ", ".join(_machine_words(record.hardware))),
+        ("Time", f"{record.start_time} to {record.end_time}"),
+        ("Peak memory", f"{record.peak_memory_mb} MB"),
+    ]
+    if record.output is not None:
+        lines.append(("Output", f"{record.output.size} bytes, SHA-256 {record.output.sha256}"))
+    return tuple(lines)
+
+
+def _model_line(model: ModelRecord, record: ProvenanceRecord) -> str:
+    parts = [f"version {model.version}", f"{model.source_url}, SHA-256 {model.sha256}", model.license]
+    execution = record.execution.get(model.name)
+    if execution is not None:
+        asked = execution.requested_device
+        parts.append(f"ran on {execution.provider} (asked for: {asked}), {execution.threads} threads")
+        parts.append(f"{execution.precision}, saw {execution.field_of_view}")
+        parts += [execution.preparation] if execution.preparation else []
+    return "; ".join(parts)
+
+
+def _program_line(code: dict[str, Any]) -> str:
+    parts = [f"{code.get('Name')} {code.get('Version')}"]
+    if "Commit" in code:
+        parts.append(f"commit {code['Commit']}{' with changes' if code.get('Dirty') else ''}")
+    if "Container" in code:
+        parts.append(f"container {code['Container'].get('Digest')}")
+    return ", ".join(parts)
+
+
+def _machine_words(hardware: dict[str, Any]) -> list[str]:
+    values = [value for value in hardware.values() if value]
+    return [" ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values]
