@@ -13,9 +13,10 @@ from pathlib import Path
 from brainchop_pipe.workflows.locks import try_lock
 from brainchop_pipe.workflows.outcome import Outcome, tell_outcomes
 from brainchop_pipe.workflows.resources import check_memory, share_processors
+from brainchop_pipe.workflows.run_log import run_log, write_citation
 from brainchop_pipe.workflows.segment_image import Workplace, segment_image
 from brainchop_pipe.workflows.suitability import cannot_be_named
-from brainchop_pipe.workflows.work_folder import work_folder
+from brainchop_pipe.workflows.work_folder import check_work_folder, work_folder
 
 from brainchop_pipe.bids.dataset import check_dataset, find_images
 from brainchop_pipe.bids.derivatives import write_dataset_files
@@ -86,6 +87,7 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
     check_tissue_model(models, settings.processing.tissue_model)
     involved = _models_to_load(models, settings)
     check_memory(involved, settings)
+    check_work_folder(settings)
     prepare_output_dir(settings.output_dir, settings.bids_dir)
     store = ModelStore.from_environment()
     limit = None if settings.mem_gb is None else int(settings.mem_gb * 1e9)
@@ -97,11 +99,16 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
     share = share_processors(settings, involved, images)
     processing = replace(settings.processing, threads=share.threads, mem_gb=share.mem_gb)
     settings = replace(settings, processing=processing)
-    with work_folder(settings) as folder:
+    with run_log(settings), work_folder(settings) as folder:
         try:
-            return asyncio.run(_Run(jobs, models, settings, report).work(share.workers, folder))
+            outcomes = asyncio.run(_Run(jobs, models, settings, report).work(share.workers, folder))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
+        except Exception:
+            logger.exception("the run ended")
+            raise
+        write_citation(settings.output_dir, (source.participant for source in jobs))
+        return outcomes
 
 
 def _models_to_load(models: tuple[Model, ...], settings: Settings) -> tuple[Model, ...]:

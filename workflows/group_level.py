@@ -1,7 +1,6 @@
 """The group level: tables and one page of all images of a study, whoever made them."""
 
 import csv
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable
@@ -10,14 +9,16 @@ from typing import Any
 
 from brainchop_pipe.workflows.group_measures import MapSummary, Measure, Numbers, summarise
 from brainchop_pipe.workflows.group_page import group_page
+from brainchop_pipe.workflows.run_log import collect_records, write_citation_of
 
 from brainchop_pipe.bids.dataset import find_images
 from brainchop_pipe.bids.failures import find_failures
 from brainchop_pipe.bids.results import find_results
+from brainchop_pipe.bids.sidecar import ProvenanceRecord
 from brainchop_pipe.core.outliers import OUTLIER_BEYOND
 from brainchop_pipe.errors import NoMatchError
 from brainchop_pipe.settings import Query
-from brainchop_pipe.storage import json_bytes, write_if_changed
+from brainchop_pipe.storage import json_bytes, temporary_beside, write_if_changed
 
 _COLUMNS: dict[str, dict[str, Any]] = {
     "participant_id": {"Description": "Participant"},
@@ -73,10 +74,12 @@ def run_group(output_dir: Path, bids_dir: Path, query: Query) -> tuple[Path, ...
     NoMatchError
         There is no label map, and nothing that failed.
     """
-    numbers = summarise(find_results(output_dir))
+    records: dict[str, ProvenanceRecord] = {}
+    numbers = summarise(collect_records(find_results(output_dir), records))
     failures = tuple(find_failures(output_dir))
     if not numbers.maps and not failures:
         raise NoMatchError(f"{output_dir} has no label maps; run the participant level first")
+    write_citation_of(output_dir, records.values())
     page = output_dir / "index.html"
     images = _raw_images(bids_dir, query)
     write_if_changed(page, group_page(_dataset_name(bids_dir), output_dir, numbers, failures, images))
@@ -137,8 +140,8 @@ def _write_phenotypes(output_dir: Path, numbers: Numbers) -> list[Path]:
 def _write_phenotype(path: Path, maps: list[MapSummary], numbers: Numbers) -> Path:
     measures = list(dict.fromkeys(measure for summary in maps for measure in summary.values))
     about = ("participant_id", "session_id", "image")
-    columns: dict[str, Any] = {
-        "MeasurementToolMetadata": {"Description": "Numbers of label maps by brainchop_pipe"},
+    description = f"Numbers of label maps ({maps[0].segmentation}) by brainchop_pipe, a line an image"
+    columns = {
         **{name: _COLUMNS[name] for name in about},
         **{measure.column: _described(measure) for measure in measures},
         "outliers": {"Description": "Columns that are far from the other images, n/a where none is"},
@@ -151,7 +154,7 @@ def _write_phenotype(path: Path, maps: list[MapSummary], numbers: Numbers) -> Pa
         )
         for summary in maps
     )
-    return _write_table(path, columns, lines)
+    return _write_table(path, columns, lines, {"Description": description})
 
 
 def _about(summary: MapSummary) -> tuple[str, str, str]:
@@ -171,13 +174,20 @@ def _figure(value: float | None, measure: Measure) -> str:
     return f"{value:.1f}" if measure.unit == "mm^3" else f"{value:.5g}"
 
 
-def _write_table(path: Path, dictionary: dict[str, Any], lines: Iterable[Iterable[object]]) -> Path:
+def _write_table(
+    path: Path,
+    columns: dict[str, dict[str, Any]],
+    lines: Iterable[Iterable[object]],
+    about: dict[str, str] | None = None,
+) -> Path:
     """Write a table and its data dictionary; nothing, or no number, is n/a."""
-    table = io.StringIO()
-    writer = csv.writer(table, delimiter="\t", lineterminator="\n")
-    writer.writerow(name for name in dictionary if name != "MeasurementToolMetadata")
-    for line in lines:
-        writer.writerow("n/a" if value in ("", None) else value for value in line)
-    write_if_changed(path, table.getvalue().encode())
-    write_if_changed(path.with_suffix(".json"), json_bytes(dictionary))
+    # Line by line: the table of a large study is larger than all else that is in memory.
+    with temporary_beside(path) as temporary:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerow(columns)
+            for line in lines:
+                writer.writerow("n/a" if value in ("", None) else value for value in line)
+        temporary.replace(path)
+    write_if_changed(path.with_suffix(".json"), json_bytes({**(about or {}), **columns}))
     return path

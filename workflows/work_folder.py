@@ -15,6 +15,18 @@ from brainchop_pipe.settings import Settings
 _PREFIX = "run-"
 
 
+def check_work_folder(settings: Settings) -> None:
+    """Refuse a work folder that cannot be made, before anything else costs time.
+
+    Raises
+    ------
+    OutputError
+    """
+    if settings.work_dir is not None:
+        with _explained(settings.work_dir):
+            settings.work_dir.mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
 def work_folder(settings: Settings) -> Iterator[Path]:
     """Make a folder of this run alone; what runs that were killed left behind is removed.
@@ -31,14 +43,10 @@ def work_folder(settings: Settings) -> Iterator[Path]:
     folder = parent / f"{_PREFIX}{secrets.token_hex(6)}"
     # Held as long as this process lives: the sign that the folder is in use.
     lock = _lock_of(folder)
-    try:
+    with _explained(parent):
         parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         folder.mkdir()
-    except (OSError, NotImplementedError) as error:
-        raise OutputError(
-            f"work folder {parent} cannot be written or locked ({error}); name another with --work-dir"
-        ) from error
     try:
         _remove_abandoned(parent)
         with _variable("PYDRA_HASH_CACHE", str(folder.resolve() / "hashes")):
@@ -47,6 +55,16 @@ def work_folder(settings: Settings) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(parent: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, NotImplementedError) as error:
+        raise OutputError(
+            f"work folder {parent} cannot be written or locked ({error}); name another with --work-dir"
+        ) from error
 
 
 @contextmanager

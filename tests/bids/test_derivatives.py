@@ -105,7 +105,7 @@ def test_label_tables_stand_beside_label_maps(models):
     tissue, regions = plan_products(models("made_mask", "made_tissue", "made_regions"), Processing())
     ((path, table),) = label_table(T1W, tissue, "compact").items()
     assert path.name == "sub-1_dseg.tsv"
-    assert table.decode().splitlines()[1:3] == ["0\tBackground\tBG\t#000000", "1\tGrey matter\tGM\t#CD3E4E"]
+    assert table.decode().splitlines()[1:3] == ["0\tBackground\tBG\t#000000", "1\tGrey matter\tGM\t#D55E00"]
     ((path, table),) = label_table(T1W, regions, "compact").items()
     assert path.name == "sub-1_seg-maderegions_desc-regions_dseg.tsv"
     assert table.decode().splitlines()[2] == "1\tClass 1\tn/a\t#808080\tn/a"

@@ -45,7 +45,9 @@ def test_participant_and_group_level_of_a_dataset(run, dataset, tmp_path, cards)
     # The server that starts workers keeps its socket as long as this process lives.
     assert not [p for p in (tmp_path / "tmp").iterdir() if not p.name.startswith("pymp-")]
     code, out, _ = run(dataset, tmp_path / "out", "group")
-    assert (code, out) == (0, "wrote volumes.tsv\n")
+    table = "brainchop_maderegions"
+    assert code == 0
+    assert out.splitlines() == [f"wrote {f}" for f in ("index.html", "group.tsv", f"phenotype/{table}.tsv")]
 
 
 def test_failure_of_an_image_is_shown_and_its_log_kept(run, dataset, tmp_path, cards):
@@ -62,15 +64,18 @@ def test_failure_of_an_image_is_shown_and_its_log_kept(run, dataset, tmp_path, c
     code, out, _ = run(*words)
     assert code == 75
     assert "\nsub-01_T1w.nii.gz is empty (0 bytes)" in out
-    (folder,) = (tmp_path / "tmp").iterdir()
-    assert "is empty" in (folder / "brainchop.log").read_text()
+    (log,) = (tmp_path / "out/logs").glob("run-*.log")
+    assert "is empty" in log.read_text()
+    assert str(tmp_path) not in log.read_text()
 
 
 def test_work_folder_of_the_user_is_never_removed(run, dataset, tmp_path, cards):
     work = tmp_path / "brainchop-work"
     words = ("participant", "--models", cards.regions, "--participant-label", "01", "-w", work, "-vv")
     assert run(dataset, tmp_path / "out", *words)[0] == 0
-    assert "BIDS_DIR OUT participant" in (work / "brainchop.log").read_text()
+    assert work.is_dir()
+    (log,) = (tmp_path / "out/logs").glob("run-*.log")
+    assert "BIDS_DIR OUT participant" in log.read_text()
 
 
 def test_segment_takes_images_of_no_dataset(run, tmp_path, cards):

@@ -19,7 +19,7 @@ from brainchop_pipe.workflows.group_level import run_group
 from filelock import FileLock
 
 from brainchop_pipe.bids.dataset import find_validator
-from brainchop_pipe.errors import ChecksumError, NoMatchError, OutputError, UsageError
+from brainchop_pipe.errors import ChecksumError, OutputError, UsageError
 from brainchop_pipe.settings import Processing, Query, Settings
 from conftest import head_voxels, save
 
@@ -54,7 +54,9 @@ def reasons(settings: Settings) -> str:
 
 def snapshot(folder: Path) -> dict[str, int]:
     return {
-        str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and ".brainchop" not in p.parts
+        str(p): p.stat().st_mtime_ns
+        for p in folder.rglob("*")
+        if p.is_file() and not {".brainchop", "logs"} & {*p.parts}
     }
 
 
@@ -89,7 +91,7 @@ def test_tissue_maps_agree_with_each_other(settings):
 
 def test_output_is_valid_bids_without_warnings(full_settings):
     run(full_settings)
-    run_group(full_settings.output_dir)
+    run_group(full_settings.output_dir, full_settings.bids_dir, full_settings.query)
     result = subprocess.run(
         [find_validator(), str(full_settings.output_dir), "--format", "json"],
         capture_output=True,
@@ -282,32 +284,19 @@ def test_participant_level_needs_a_dataset(settings):
         run_participants(replace(settings, bids_dir=None), lambda *_: None)
 
 
-def test_images_of_no_dataset_get_no_dataset_description(settings):
-    run_images({}, replace(settings, bids_dir=None), lambda *_: None)
-    assert not (settings.output_dir / "dataset_description.json").exists()
-
-
-def test_group_level_collects_volumes_of_all_label_maps(full_settings):
+def test_volumes_are_those_of_the_made_head(full_settings):
     run(full_settings)
-    table = run_group(full_settings.output_dir)
-    head, *rows = [line.split("\t") for line in table.read_text().splitlines()]
-    assert head[:3] == ["participant_id", "session_id", "image"]
-    assert {row[0] for row in rows} == {"sub-01", "sub-02", "sub-03"}
-    assert {row[1] for row in rows} == {"n/a", "ses-a", "ses-b"}
-    white = next(float(r[5]) for r in rows if r[0] == "sub-01" and r[4] == "White matter")
+    text = (full_settings.output_dir / "sub-01/anat/sub-01_morph.tsv").read_text()
+    head, *rows = [line.split("\t") for line in text.splitlines()]
+    assert head == ["index", "name", "volume_mm3", "intracranial_fraction"]
+    white = next(float(row[2]) for row in rows if row[1] == "White matter")
     # The core of the made head is an ellipsoid, 0.45 of its half-axes, and a bright spot.
     assert white == pytest.approx(4 / 3 * np.pi * 0.45**3 * 86 * 102 * 90, rel=0.2)
 
 
-def test_group_level_without_label_maps_is_an_error(tmp_path):
-    with pytest.raises(NoMatchError, match="run the participant level first"):
-        run_group(tmp_path)
-
-
-def test_group_level_passes_over_files_of_others(settings):
-    run(settings)
-    (settings.output_dir / "sub-01/anat/other_dseg.json").write_text("{}")
-    assert run_group(settings.output_dir).exists()
+def test_images_of_no_dataset_get_no_dataset_description(settings):
+    run_images({}, replace(settings, bids_dir=None), lambda *_: None)
+    assert not (settings.output_dir / "dataset_description.json").exists()
 
 
 def test_misnamed_image_fails_alone(settings, make_dataset):
@@ -324,17 +313,6 @@ def test_output_folder_without_locks_is_named(settings):
     (settings.output_dir / ".brainchop" / "locks").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be locked"):
         run(settings)
-
-
-def test_group_level_passes_over_what_is_not_whole(settings):
-    run(settings)
-    anat = settings.output_dir / "sub-01" / "anat"
-    (anat / "sub-01_dseg.nii.gz").unlink()
-    (anat / "sub-01_seg-x_desc-y_dseg.json").write_text("[")
-    (settings.output_dir / "sub-03" / "anat" / "sub-03_dseg.tsv").unlink()
-    rows = run_group(settings.output_dir).read_text().splitlines()[1:]
-    assert {row.split("\t")[0] for row in rows} == {"sub-03"}
-    assert {row.split("\t")[4] for row in rows} == {"n/a"}
 
 
 def test_signal_ends_a_run_that_has_nothing_to_do(settings):

@@ -1,17 +1,16 @@
 """``brainchop BIDS_DIR OUT LEVEL`` and ``brainchop segment``: run, show, exit code."""
 
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from brainchop_pipe.bids.dataset import CONTRASTS
+from brainchop_pipe.bids.failures import LOGS
 from brainchop_pipe.bids.names import Source, parse_name
 from brainchop_pipe.cli.arguments import app_parser, app_settings, segment_parser, segment_settings
 from brainchop_pipe.cli.display import Display
-from brainchop_pipe.errors import BidsError, MissingInputError, OutputError, PipeError, UsageError
+from brainchop_pipe.errors import BidsError, MissingInputError, UsageError
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.workflows.bids_app import Report, run_images, run_participants
 from brainchop_pipe.workflows.group_level import run_group
@@ -19,10 +18,6 @@ from brainchop_pipe.workflows.outcome import Outcome, Status
 
 EXIT_UNKNOWN_LEVEL = 17
 EXIT_SOME_FAILED = 75
-
-_LOG_NAME = "brainchop.log"
-
-logger = logging.getLogger(__name__)
 
 
 class _UnknownLevelError(BidsError):
@@ -75,59 +70,29 @@ def _run(
     work: Callable[[Report], list[Outcome]],
     failures: tuple[Status, ...],
 ) -> int:
-    """Do the work with a log and a display around it; a temporary work folder goes unless it is needed."""
-    temporary = settings.work_dir is None
-    folder = _make_work_folder(settings.work_dir)
+    """Do the work with a display around it, and with the log on the terminal if that was asked for."""
     display = Display()
-    try:
-        with _logged(folder, settings.command, verbosity), display:
-            outcomes = work(display.report)
-    except (PipeError, KeyboardInterrupt):
-        # The message says all; after anything else the log stays, with its traceback.
-        if temporary:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with _shown_log(verbosity), display:
+        outcomes = work(display.report)
     display.summarise(outcomes)
     if any(outcome.status in failures for outcome in outcomes):
-        display.say(f"Not all images were segmented; details are in {folder / _LOG_NAME}")
+        display.say(f"Not all images were segmented; details are in {settings.output_dir / LOGS}")
         return EXIT_SOME_FAILED
-    if temporary:
-        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 
-def _make_work_folder(work_dir: Path | None) -> Path:
-    try:
-        if work_dir is None:
-            return Path(tempfile.mkdtemp(prefix="brainchop-"))
-        work_dir.mkdir(parents=True, exist_ok=True)
-        (work_dir / _LOG_NAME).touch()
-    except OSError as error:
-        raise OutputError(
-            f"work folder {work_dir or tempfile.gettempdir()} cannot be written ({error.strerror}); "
-            "name another with --work-dir"
-        ) from error
-    return work_dir
-
-
 @contextmanager
-def _logged(folder: Path, command: str, verbosity: int) -> Iterator[None]:
-    """Send the package's log to a file in the work folder, and to the terminal if that was asked for."""
-    handlers: list[logging.Handler] = [logging.FileHandler(folder / _LOG_NAME, encoding="utf-8")]
-    if verbosity:
-        handlers.append(logging.StreamHandler())
+def _shown_log(verbosity: int) -> Iterator[None]:
+    """Send the package's log to the terminal: -v what it does, -vv details."""
+    if not verbosity:
+        yield
+        return
     package = logging.getLogger("brainchop_pipe")
     package.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        package.addHandler(handler)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package.addHandler(handler)
     try:
-        logger.info("%s", command)
         yield
-    except Exception:
-        logger.exception("the run ended")
-        raise
     finally:
-        for handler in handlers:
-            package.removeHandler(handler)
-            handler.close()
+        package.removeHandler(handler)
