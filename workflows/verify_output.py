@@ -95,9 +95,7 @@ def _check_image(image: Path, output_dir: Path, places: Places) -> Iterator[Prob
         yield Problem(place, "has no sidecar that says how it was made")
         return
     if sha256_of_file(image) != recorded.get("SHA256"):
-        yield Problem(
-            place, "is not the file that its sidecar is of (SHA-256): it was changed since, or damaged"
-        )
+        yield Problem(place, "has another SHA-256 than its sidecar says: it was changed since, or damaged")
     if not is_described(output_dir, sidecar):
         yield Problem(place, "refers to a description in prov/ that is not there")
     try:

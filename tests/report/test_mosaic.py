@@ -92,9 +92,10 @@ def test_labels_on_another_grid_lie_where_they_are_in_the_world():
     labels = Volume((away < 900).reshape(turned.shape).astype(np.uint8), turned)
     picture = draw(straight, labels, COLORS, ONE_AXIAL)
     contour = of_color(picture, COLORS[1])
-    bright = np.argwhere((pixels(picture) > 200).all(axis=2))
+    bright = np.argwhere((pixels(picture) > 120).all(axis=2))
+    bright = bright[np.abs(bright[:, 1] - 200) < 150]  # without the letters
     np.testing.assert_allclose(contour.mean(axis=0), bright.mean(axis=0), atol=6)
-    np.testing.assert_allclose(np.ptp(contour, axis=0), np.ptp(bright, axis=0), atol=12)
+    np.testing.assert_allclose(np.ptp(contour, axis=0), np.ptp(bright, axis=0), atol=14)  # two voxels
 
 
 def _tilt() -> np.ndarray:
