@@ -67,11 +67,12 @@ class WriteDerivatives(SimpleInterface):
         tissues = None
         if isdefined(given.tissue_record):
             names = ("mask", "dseg", "gm", "wm", "csf", "tissue_record")
-            tissues = TissueFiles(*(Path(getattr(given, name)) for name in names))
+            files = {name.removeprefix("tissue_"): Path(getattr(given, name)) for name in names}
+            tissues = TissueFiles(**files, conformed=None)
         labels = []
         if isdefined(given.labels):
             pairs = zip(given.labels, given.label_records, strict=True)
-            labels = [LabelFiles(Path(image), Path(record)) for image, record in pairs]
+            labels = [LabelFiles(Path(image), None, Path(record)) for image, record in pairs]
         written = publish_image(Path(given.source_file), settings, tissues, labels)
         self._results["out_files"] = [str(path) for path in written]
         return runtime

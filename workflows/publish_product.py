@@ -9,6 +9,7 @@ from brainchop_pipe.workflows.suitability import cannot_be_named
 from brainchop_pipe.bids.dataset import source_of
 from brainchop_pipe.bids.derivatives import (
     Content,
+    Extra,
     Product,
     label_table,
     plan_products,
@@ -28,7 +29,7 @@ from brainchop_pipe.images import image_bytes, read_image
 from brainchop_pipe.inference.numbering import scheme_of
 from brainchop_pipe.record import InputDigests, StepRecord
 from brainchop_pipe.settings import Settings
-from brainchop_pipe.step_files import BrainFiles, LabelFiles, TissueFiles
+from brainchop_pipe.step_files import LabelFiles, TissueFiles
 from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.zoo.catalog import find_models
 
@@ -42,7 +43,7 @@ def publish_product(
     state: FileState,
     settings: Settings,
     conform_seconds: float | None = None,
-    brain: BrainFiles | None = None,
+    extras: dict[Extra, Path] | None = None,
 ) -> StepRecord:
     """Write what a step made of an image as derivatives; the caller holds the image's lock.
 
@@ -56,8 +57,8 @@ def publish_product(
     settings : Settings
     conform_seconds : float or None
         What the conform took, where that is known.
-    brain : BrainFiles or None
-        For a product that keeps it.
+    extras : dict or None
+        Images of the work folder that the product writes besides.
 
     Returns
     -------
@@ -72,8 +73,7 @@ def publish_product(
         See `publish`.
     """
     contents, record = _read_files(files)
-    if brain is not None:
-        contents.append(_as_derivative(brain.brain))
+    also = {extra: _as_derivative(path) for extra, path in (extras or {}).items()}
     _check_fits(record, product, settings)
     digests = _digests(record, source)
     if digests.size != state.size:
@@ -81,9 +81,13 @@ def publish_product(
     if conform_seconds is not None:
         record = record.model_copy(update={"seconds": {"conform": conform_seconds, **record.seconds}})
     provenance = provenance_record(product, record, source, state, settings)
+    places = product.files(source)
+    if files.conformed is not None and "conformed labels" in places:
+        also["conformed labels"] = files.conformed.read_bytes()
+    made = dict(zip((name for name in places if name not in product.extras), contents, strict=True)) | also
     derivatives = [
-        Derivative(file, content, _sidecar(name, source, product, record, provenance, settings))
-        for (name, file), content in zip(product.files(source).items(), contents, strict=True)
+        Derivative(place, made[name], _sidecar(name, source, product, record, provenance, settings))
+        for name, place in places.items()
     ]
     scheme = settings.processing.label_scheme
     tables = label_table(source, product, scheme)
@@ -146,14 +150,14 @@ def _as_derivative(path: Path) -> bytes:
 def _read_files(files: StepFiles) -> tuple[list[bytes], StepRecord]:
     """Read a step's images, in their order, and what it said of itself."""
     try:
-        # The last file is the record.
-        *contents, text = [path.read_bytes() for path in files]
+        *maps, _conformed, text = files
+        contents, record = [path.read_bytes() for path in maps], text.read_bytes()
     except OSError as error:
         raise OutputError(
             f"{Path(str(error.filename)).name} was lost before it was in its place ({error.strerror}); "
             "check the work folder and run again"
         ) from error
-    return contents, StepRecord.model_validate_json(text)
+    return contents, StepRecord.model_validate_json(record)
 
 
 def _digests(record: StepRecord, source: Source) -> InputDigests:

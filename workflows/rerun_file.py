@@ -114,7 +114,8 @@ def _settings(traced: Traced, folder: Path, cards: tuple[str, ...], mask: Path |
     parameters: dict[str, Any] = {names[k]: value for k, value in record.parameters.items() if k in names}
     # Checked by the card and the settings of then.
     device: Any = execution.requested_device
-    is_tissue_set = "_seg-" not in traced.image.name
+    # The image within a mask has the bare name whichever model made that.
+    is_tissue_set = "_seg-" not in traced.image.name and len(models) > 1
     processing = Processing(
         models=tuple(model.asked_as for model in models) if is_tissue_set else (last.asked_as,),
         tissue_model=last.card.name if is_tissue_set else None,

@@ -14,13 +14,14 @@ from brainchop_pipe.workflows.participant_report import picture_job
 from brainchop_pipe.workflows.publish_product import StepFiles, publish_product
 from brainchop_pipe.workflows.suitability import refusal
 
-from brainchop_pipe.bids.derivatives import Product, label_table, plan_products, volume_table_place
+from brainchop_pipe.bids.derivatives import Extra, Product, label_table, plan_products, volume_table_place
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.bids.provenance import FileState, signature
 from brainchop_pipe.bids.publish import is_complete, sidecar_path
 from brainchop_pipe.bids.results import read_result
 from brainchop_pipe.engines.lanes import Lanes
 from brainchop_pipe.errors import PipeError
+from brainchop_pipe.file_steps import mask_image_file
 from brainchop_pipe.images import read_place
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.step_files import BrainFiles
@@ -79,6 +80,16 @@ async def segment_image(
     return outcomes + await work.run(workplace)
 
 
+def _extras(settings: Settings) -> tuple[Extra, ...]:
+    """Name the files that are written besides, by what was asked for."""
+    files: dict[str, tuple[Extra, ...]] = {
+        "prepared": ("prepared",),
+        "conformed": ("conformed head", "conformed labels"),
+        "brain": ("extracted",),
+    }
+    return tuple(extra for asked in settings.extras for extra in files[asked])
+
+
 class _ImageWork:
     """The products of one image: what is missing, and how it comes into its place."""
 
@@ -86,7 +97,7 @@ class _ImageWork:
         self.source = source
         self.path = path
         self.settings = settings
-        self.products = plan_products(models, settings.processing, keep_brain=settings.keep_prepared)
+        self.products = plan_products(models, settings.processing, _extras(settings))
 
     async def run(self, workplace: Workplace) -> list[Outcome]:
         """Do what is missing; the one place where any exception becomes an outcome."""
@@ -131,15 +142,38 @@ class _ImageWork:
         try:
             made = await run_segment(workplace.lanes, folder, **self._inputs(missing))
             results = ([made.tissues] if made.tissues else []) + list(made.labels)
-            outcomes = [
-                self._publish(product, result, state, made)
-                for product, result in zip(missing, results, strict=True)
-            ]
+            outcomes = []
+            for product, result in zip(missing, results, strict=True):
+                extras = await self._extras(product, result, made, folder, workplace)
+                outcomes.append(self._publish(product, result, state, made.conform_seconds, extras))
             done = [p for p, found in zip(missing, outcomes, strict=True) if found[0].status == "done"]
             await self._draw(done, made.conformed or self.path, workplace, anew=True)
             return [outcome for found in outcomes for outcome in found]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    async def _extras(
+        self,
+        product: Product,
+        result: StepFiles | Exception,
+        made: "SegmentOutcome",
+        folder: Path,
+        workplace: Workplace,
+    ) -> dict[Extra, Path] | Exception:
+        """Give the images that a product writes besides, in the work folder."""
+        found: dict[Extra, Path] = {}
+        if "prepared" in product.extras and isinstance(made.brain, BrainFiles):
+            found["prepared"] = made.brain.brain
+        if "conformed head" in product.extras and made.conformed is not None:
+            found["conformed head"] = made.conformed
+        if "extracted" in product.extras and not isinstance(result, Exception):
+            found["extracted"] = folder / "extracted.nii"
+            arguments = (self.path, result[0], found["extracted"], self.settings.processing.prefer_affine)
+            try:
+                await workplace.lanes.run(mask_image_file, *arguments)
+            except Exception as error:  # noqa: BLE001 - the product fails, not the image
+                return error
+        return found
 
     async def _draw(
         self, products: list[Product], head: Path, workplace: Workplace, *, anew: bool = False
@@ -177,20 +211,27 @@ class _ImageWork:
             "interpolation": processing.label_interpolation,
             "label_scheme": processing.label_scheme,
             "orientation": processing.output_orientation,
+            "keep_conformed": "conformed" in self.settings.extras,
             "device": processing.device,
             "threads": processing.threads,
             "mem_gb": processing.mem_gb,
         }
 
     def _publish(
-        self, product: Product, result: StepFiles | Exception, state: FileState, made: "SegmentOutcome"
+        self,
+        product: Product,
+        result: StepFiles | Exception,
+        state: FileState,
+        conform_seconds: float,
+        extras: dict[Extra, Path] | Exception,
     ) -> list[Outcome]:
         try:
             if isinstance(result, Exception):
                 raise result
-            brain = made.brain if product.keeps_brain and isinstance(made.brain, BrainFiles) else None
-            settings, seconds = self.settings, made.conform_seconds
-            record = publish_product(self.source, product, result, state, settings, seconds, brain)
+            if isinstance(extras, Exception):
+                raise extras
+            settings = self.settings
+            record = publish_product(self.source, product, result, state, settings, conform_seconds, extras)
         except Exception as error:  # noqa: BLE001 - one bad model must not stop the others
             return self._failed(product, error)
         return self._outcomes(product, "done", " ".join((*record.notes, *record.flags)), record.seconds)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from brainchop_pipe.bids.names import parse_name
+from brainchop_pipe.bids.names import is_on_conformed_grid, parse_name
 from brainchop_pipe.bids.prov_files import is_described
 from brainchop_pipe.bids.publish import sidecar_path
 from brainchop_pipe.bids.results import read_table
@@ -119,7 +119,7 @@ def _check_input(
     """Check an image against the one that it was made of: the same file as then, on the same grid."""
     if sha256_of_file(source) != input_.get("SHA256"):
         yield Problem(place, f"was made of other content than {source.name} has now")
-    if "_res-" in place:
+    if is_on_conformed_grid(place):
         return
     try:
         grid = read_place(source, provenance["Parameters"].get("PreferAffine")).grid

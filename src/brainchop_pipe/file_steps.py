@@ -12,7 +12,8 @@ import numpy as np
 
 from brainchop_pipe.core.bias import bias_field
 from brainchop_pipe.core.conform import LabelInterpolation, restore_labels
-from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.core.grid import Volume, canonical_grid
+from brainchop_pipe.core.resample import resample_nearest
 from brainchop_pipe.errors import InputError, UsageError
 from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.images import read_image
@@ -229,6 +230,42 @@ def restore_file(
     labels, target = read_labels(in_file).volume, target_place(reference, prefer_affine, orientation)
     restored = restore_labels(labels, target.grid, interpolation)
     return write_volume(out_file, Volume(restored, target.grid), target.placement, labels=True)
+
+
+def mask_image_file(
+    in_file: Path, mask: Path, out_file: Path, prefer_affine: AffineChoice | None = None
+) -> Path:
+    """Write what lies in a brain mask of an image: the same voxels, in the order of the mask.
+
+    Parameters
+    ----------
+    in_file : Path
+        The image.
+    mask : Path
+        As `segment_tissues_file` writes it, or the label map of a mask model: its own
+        voxels, RAS+ or in the file's order; above 0 is brain.
+    out_file : Path
+    prefer_affine : {"sform", "qform"} or None
+        As for `conform_file`.
+
+    Returns
+    -------
+    Path
+        `out_file`.
+
+    Raises
+    ------
+    InputError
+        The mask has other voxels than the image.
+    """
+    image = read_image(in_file, prefer_affine)
+    brain = read_image(mask, allow_constant=True).volume
+    grids = (image.volume.grid, canonical_grid(image.volume.grid))
+    same = next((grid for grid in grids if grid.matches(brain.grid)), None)
+    if same is None:
+        raise InputError(f"{mask.name} lies on another grid than {in_file.name}; give a mask of this image")
+    voxels = resample_nearest(image.volume, same)
+    return write_volume(out_file, Volume(voxels * (brain.voxels > 0), same), image.placement)
 
 
 def correct_bias_file(

@@ -42,6 +42,7 @@ def segment_labels_file(
     interpolation: LabelInterpolation = "linear",
     label_scheme: LabelScheme = "compact",
     orientation: Orientation = "ras",
+    keep_conformed: bool = False,
     prefer_affine: AffineChoice | None = None,
 ) -> LabelFiles:
     """Run one model on a conformed image: infer, post-filter and restore, in memory.
@@ -82,13 +83,15 @@ def segment_labels_file(
         right apart, where the card has them.
     orientation : {"ras", "native"}
         Order of voxels: nearest to RAS+, or the image's own.
+    keep_conformed : bool
+        Also write the labels on the conformed grid, ``conformed.nii.gz``.
     prefer_affine : {"sform", "qform"} or None
         As for `conform_file`.
 
     Returns
     -------
     LabelFiles
-        The label map, and a `StepRecord`.
+        The label map, that on the conformed grid or None, and a `StepRecord`.
     """
     processing = Processing(
         prefer_affine=prefer_affine,
@@ -109,7 +112,10 @@ def segment_labels_file(
     result = segment_labels(heads, target.grid, ready, processing, seen)
     stem = f"seg-{ready.card.bids_label}"
     labels, record = out_dir / f"{stem}.nii.gz", out_dir / f"{stem}.json"
-    return LabelFiles(*write_segmentation([labels], record, result, image, target.placement))
+    written = write_segmentation(
+        [labels], record, result, image, target.placement, keep_conformed=keep_conformed
+    )
+    return LabelFiles(*written)  # type: ignore[arg-type]  # only the place in the middle may be None
 
 
 def segment_tissues_file(
@@ -126,6 +132,7 @@ def segment_tissues_file(
     mem_gb: float | None = None,
     full_volume: bool = False,
     orientation: Orientation = "ras",
+    keep_conformed: bool = False,
     prefer_affine: AffineChoice | None = None,
 ) -> TissueFiles:
     """Combine a tissue model on a conformed image with a brain mask, into maps that agree with each other.
@@ -156,13 +163,16 @@ def segment_tissues_file(
         No crop to the head.
     orientation : {"ras", "native"}
         Order of voxels: nearest to RAS+, or the image's own.
+    keep_conformed : bool
+        Also write the labels on the conformed grid, ``conformed.nii.gz``.
     prefer_affine : {"sform", "qform"} or None
         As for `conform_file`.
 
     Returns
     -------
     TissueFiles
-        Mask, dseg (1 = GM, 2 = WM, 3 = CSF), three probability maps, and a `StepRecord`.
+        Mask, dseg (1 = GM, 2 = WM, 3 = CSF), three probability maps, the dseg on the
+        conformed grid or None, and a `StepRecord`.
     """
     processing = Processing(
         prefer_affine=prefer_affine,
@@ -179,7 +189,11 @@ def segment_tissues_file(
     heads = _heads(ready.card, image, reference, prefer_affine, {})
     result = segment_tissues(heads, target.grid, ready, processing, seen)
     paths = [out_dir / f"{name}.nii.gz" for name in result.maps]
-    return TissueFiles(*write_segmentation(paths, out_dir / "tissues.json", result, image, target.placement))
+    record = out_dir / "tissues.json"
+    written = write_segmentation(
+        paths, record, result, image, target.placement, keep_conformed=keep_conformed
+    )
+    return TissueFiles(*written)  # type: ignore[arg-type]  # only the last place but one may be None
 
 
 def _brain_for(

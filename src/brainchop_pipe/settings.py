@@ -126,8 +126,9 @@ class Settings:
     derivatives : tuple of (str, Path)
         Names and folders of BIDS derivatives whose brain masks take the place of the
         mask model's.
-    keep_prepared : bool
-        Write what models see of the brain as well.
+    extras : tuple of {"prepared", "conformed", "brain"}
+        What is written besides: what models see of the brain; image and labels on the
+        conformed grid; the image within the brain mask.
     force, check_hashes : bool
         Redo what is there; compare the input's content, not only its size and time.
     stop_on_first_crash : bool
@@ -148,7 +149,7 @@ class Settings:
     bids_dir: Path | None = None
     work_dir: Path | None = None
     derivatives: tuple[tuple[str, Path], ...] = ()
-    keep_prepared: bool = False
+    extras: tuple[str, ...] = ()
     force: bool = False
     check_hashes: bool = False
     stop_on_first_crash: bool = False

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
+from brainchop_pipe.core.conform import restore_labels
 from brainchop_pipe.core.grid import Grid, Volume, grid_around, is_conformed
 from brainchop_pipe.core.resample import resample_linear, support_box
 from brainchop_pipe.errors import InputError, OutputError
@@ -40,6 +41,7 @@ class LabelFiles(NamedTuple):
     """What `segment_labels_file` writes."""
 
     labels: Path
+    conformed: Path | None
     record: Path
 
 
@@ -51,6 +53,7 @@ class TissueFiles(NamedTuple):
     gm: Path
     wm: Path
     csf: Path
+    conformed: Path | None
     record: Path
 
 
@@ -135,11 +138,23 @@ def target_place(reference: Path, prefer_affine: AffineChoice | None, orientatio
 
 
 def write_segmentation(
-    paths: list[Path], record: Path, result: Segmentation, conformed: Image, placement: Placement
-) -> Iterator[Path]:
-    """Write a segmentation's maps in their order, then its record."""
+    paths: list[Path],
+    record: Path,
+    result: Segmentation,
+    conformed: Image,
+    placement: Placement,
+    *,
+    keep_conformed: bool,
+) -> Iterator[Path | None]:
+    """Write a segmentation's maps in their order, its labels on the conformed grid or None, its record."""
     for path, voxels in zip(paths, result.maps.values(), strict=True):
         yield write_volume(path, Volume(voxels, result.grid), placement, labels=voxels.dtype.kind == "u")
+    if keep_conformed:
+        grid = conformed.volume.grid
+        labels = Volume(restore_labels(result.conformed, grid), grid)
+        yield write_volume(record.with_name("conformed.nii.gz"), labels, conformed.placement, labels=True)
+    else:
+        yield None
     with _explained(record):
         write_whole(record, _with_origin(result.record, conformed).encode(), durable=False)
     yield record

@@ -70,12 +70,15 @@ class Segmentation:
     maps : dict
         Arrays of the grid's shape: "labels"; or "mask", "dseg" (uint8), "GM", "WM",
         "CSF" (float32, 0 to 1).
+    conformed : Volume
+        The labels on the model's grid.
     record : StepRecord
         Without what is known of the input.
     """
 
     grid: Grid
     maps: dict[str, np.ndarray]
+    conformed: Volume
     record: StepRecord
 
 
@@ -180,7 +183,7 @@ def segment_labels(
         names = {label.index: label.name for label in output_labels(card, processing.label_scheme)}
     found = Findings(quality, flags(quality, names), numbered.sides, seen.notes + numbered.notes)
     record = _record(clock, card, prediction, seen.preparation, found, processing.parameters(), brain)
-    return Segmentation(grid, {"labels": labels}, record)
+    return Segmentation(grid, {"labels": labels}, numbered.labels, record)
 
 
 def segment_tissues(
@@ -218,7 +221,7 @@ def segment_tissues(
     found = Findings(quality, flags(quality, TISSUE_NAMES), "", seen.notes + notes)
     parameters = processing.parameters(but=("label_interpolation", "label_scheme"))
     record = _record(clock, card, tissue, seen.preparation, found, parameters, brain)
-    return Segmentation(grid, contents, record)
+    return Segmentation(grid, contents, tissues, record)
 
 
 def run_model(

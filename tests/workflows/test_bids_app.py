@@ -16,6 +16,7 @@ import pytest
 from brainchop_pipe.workflows import bids_app
 from brainchop_pipe.workflows.bids_app import run_images, run_participants
 from brainchop_pipe.workflows.group_level import run_group
+from brainchop_pipe.workflows.verify_output import verify_output
 from filelock import FileLock
 
 from brainchop_pipe.bids.dataset import find_validator
@@ -282,6 +283,65 @@ def test_damaged_model_is_refused_before_any_image(settings, cards):
 def test_participant_level_needs_a_dataset(settings):
     with pytest.raises(UsageError, match="needs a BIDS dataset"):
         run_participants(replace(settings, bids_dir=None), lambda *_: None)
+
+
+@pytest.fixture
+def with_extras(full_settings) -> Settings:
+    """A run that writes all that it can, of two contrasts."""
+    query = Query(modalities=("T1w", "T2w"))
+    return replace(full_settings, query=query, extras=("brain", "conformed", "prepared"))
+
+
+def test_what_is_written_besides_is_valid_bids_and_verified(with_extras):
+    processing = replace(with_extras.processing, prepare="mask")
+    run(replace(with_extras, processing=processing))
+    names = {p.name for p in with_extras.output_dir.rglob("sub-03_*.nii.gz")}
+    assert {
+        "sub-03_desc-brain_T1w.nii.gz",
+        "sub-03_space-conformed_desc-conform_T1w.nii.gz",
+        "sub-03_space-conformed_dseg.nii.gz",
+        "sub-03_space-conformed_seg-maderegions_desc-regions_dseg.nii.gz",
+        "sub-03_res-1mm_desc-biascorr_T1w.nii.gz",
+        "sub-03_space-T2w_desc-brain_T2w.nii.gz",
+        "sub-03_space-T2wconformed_desc-conform_T2w.nii.gz",
+        "sub-03_space-T2wconformed_seg-mademask_desc-brain_dseg.nii.gz",
+    } <= names
+    command = [find_validator(), str(with_extras.output_dir), "--format", "json"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert json.loads(result.stdout)["issues"]["issues"] == []
+    assert verify_output(with_extras.output_dir)[1] == ()
+    run_group(with_extras.output_dir, with_extras.bids_dir, with_extras.query)
+    assert "conformed" not in (with_extras.output_dir / "group.tsv").read_text()
+
+
+def test_what_is_written_besides_agrees_with_what_always_is(with_extras):
+    run(with_extras)
+    anat = with_extras.output_dir / "sub-01" / "anat"
+    raw, extracted, mask = (
+        nib.load(path)
+        for path in (
+            with_extras.bids_dir / "sub-01/anat/sub-01_T1w.nii.gz",
+            anat / "sub-01_desc-brain_T1w.nii.gz",
+            anat / "sub-01_desc-brain_mask.nii.gz",
+        )
+    )
+    inside = np.asarray(mask.dataobj) > 0
+    np.testing.assert_array_equal(np.asarray(extracted.dataobj), np.where(inside, np.asarray(raw.dataobj), 0))
+    conformed = nib.load(anat / "sub-01_space-conformed_dseg.nii.gz")
+    head = nib.load(anat / "sub-01_space-conformed_desc-conform_T1w.nii.gz")
+    assert conformed.shape == head.shape == (256, 256, 256)
+    np.testing.assert_array_equal(conformed.affine, head.affine)
+    labels = np.asarray(conformed.dataobj)
+    table = (anat / "sub-01_morph.tsv").read_text().splitlines()[1:]
+    volumes = {int(line.split("\t")[0]): float(line.split("\t")[2]) for line in table}
+    assert {n: float((labels == n).sum()) for n in volumes} == volumes
+
+
+def test_what_is_written_besides_is_missed_where_it_is_not_there(settings):
+    run(settings)
+    more = replace(settings, extras=("brain",))
+    assert run(more)[("sub-01_T1w", "tissue")] == "done"
+    assert run(more)[("sub-01_T1w", "tissue")] == "complete"
 
 
 def test_volumes_are_those_of_the_made_head(full_settings):

@@ -137,9 +137,9 @@ def test_what_models_saw_of_the_brain_is_kept_on_request(settings, cards):
     file = settings.output_dir / "sub-01/anat/sub-01_res-1mm_desc-biascorr_T1w.nii.gz"
     run(settings)
     assert not file.exists()
-    outcomes = run(replace(settings, keep_prepared=True))
+    outcomes = run(replace(settings, extras=("prepared",)))
     assert {o.status for o in outcomes} == {"done"}
     image = nib.load(file)
     assert image.header.get_zooms() == (1, 1, 1)
     assert sidecar(settings, "res-1mm_desc-biascorr_T1w")["SkullStripped"] is True
-    assert {o.status for o in run(replace(settings, keep_prepared=True))} == {"complete"}
+    assert {o.status for o in run(replace(settings, extras=("prepared",)))} == {"complete"}

@@ -36,7 +36,10 @@ IGNORED = {
     "prov": "provenance in the form of the BIDS version after 1.11",
 }
 
-Content = Literal["mask", "dseg", "GM", "WM", "CSF", "segmentation", "brain"]
+# What is written only where it was asked for: the image as models saw it, on the conformed grid,
+# and within the brain mask; and the labels on the conformed grid.
+Extra = Literal["prepared", "conformed head", "conformed labels", "extracted"]
+Content = Literal["mask", "dseg", "GM", "WM", "CSF", "segmentation"] | Extra
 
 # Of the trusted set: index, name, abbreviation, colour. The numbers are BIDS's and sMRIPrep's,
 # the colours those of Okabe and Ito, for eyes of any kind.
@@ -89,19 +92,24 @@ class Product:
         Mask model and tissue model, or the one model of a segmentation.
     mask_model : Model or None
         The one that finds the brain for them; None where they see the whole head.
-    keeps_brain : bool
-        What they see of the brain is written too.
+    extras : tuple of str
+        What is written besides.
     """
 
     models: tuple[Model, ...]
     mask_model: Model | None = None
-    keeps_brain: bool = False
+    extras: tuple[Extra, ...] = ()
 
     @property
     def involved(self) -> tuple[Model, ...]:
         """All models that decide what comes out, the one that finds the brain first."""
         first = (self.mask_model,) if self.mask_model and self.mask_model not in self.models else ()
         return (*first, *self.models)
+
+    @property
+    def finds_brain(self) -> bool:
+        """Whether its label map is where the brain is."""
+        return self.is_tissue_set or self.models[0].card.output.role == "mask"
 
     @property
     def is_tissue_set(self) -> bool:
@@ -115,24 +123,35 @@ class Product:
 
     def files(self, source: Source) -> dict[Content, PurePosixPath]:
         """Images of this product for a source, by content, below the output folder."""
-        brain: dict[Content, PurePosixPath] = {}
-        if self.keeps_brain:
-            brain = {"brain": source.derivative(source.suffix, ".nii.gz", res="1mm", desc="biascorr")}
+        extras: dict[Content, PurePosixPath] = {e: self._extra(e, source) for e in self.extras}
         if not self.is_tissue_set:
-            card = self.models[0].card
-            name = source.derivative("dseg", ".nii.gz", seg=card.bids_label, desc=card.output.description)
-            return {"segmentation": name, **brain}
+            return {"segmentation": source.derivative("dseg", ".nii.gz", **self._entities), **extras}
         tissues: tuple[Literal["GM", "WM", "CSF"], ...] = ("GM", "WM", "CSF")
         return {
             "mask": source.derivative("mask", ".nii.gz", desc="brain"),
             "dseg": source.derivative("dseg", ".nii.gz"),
             **{t: source.derivative("probseg", ".nii.gz", label=t) for t in tissues},
-            **brain,
+            **extras,
         }
+
+    @property
+    def _entities(self) -> dict[str, str]:
+        """What tells its label map from others of the image."""
+        card = self.models[0].card
+        return {} if self.is_tissue_set else {"seg": card.bids_label, "desc": card.output.description}
+
+    def _extra(self, extra: Extra, source: Source) -> PurePosixPath:
+        if extra == "prepared":
+            return source.derivative(source.suffix, ".nii.gz", res="1mm", desc="biascorr")
+        if extra == "extracted":
+            return source.derivative(source.suffix, ".nii.gz", desc="brain")
+        if extra == "conformed head":
+            return source.derivative(source.suffix, ".nii.gz", space=source.conformed_space, desc="conform")
+        return source.derivative("dseg", ".nii.gz", space=source.conformed_space, **self._entities)
 
 
 def plan_products(
-    models: tuple[Model, ...], processing: Processing, *, keep_brain: bool = False
+    models: tuple[Model, ...], processing: Processing, extras: tuple[Extra, ...] = ()
 ) -> tuple[Product, ...]:
     """Decide which models write the trusted tissue set together, and which write for themselves.
 
@@ -142,18 +161,27 @@ def plan_products(
         Those that may run on the image.
     processing : Processing
         Says which model owns the tissue set, and what models are to see.
-    keep_brain : bool
-        The first product that has one also writes the evenly lit brain.
+    extras : tuple of str
+        What is written besides: labels by each product, the others once, by the first
+        product that has what they are made of.
     """
     plan = plan_models(models, processing.tissue_model, processing.prepare, processing.mask_model)
     products = [Product(plan.pair, plan.mask_model)] if plan.pair else []
     for model in plan.singles:
         sees_brain = model in plan.with_brain and not is_mask_model(model.card)
         products.append(Product((model,), plan.mask_model if sees_brain else None))
-    first = next((place for place, product in enumerate(products) if product.mask_model), None)
-    if first is not None:
-        products[first] = replace(products[first], keeps_brain=keep_brain)
+    for extra in extras:
+        able = [place for place, product in enumerate(products) if _can_write(product, extra)]
+        for place in able if extra == "conformed labels" else able[:1]:
+            products[place] = replace(products[place], extras=(*products[place].extras, extra))
     return tuple(products)
+
+
+def _can_write(product: Product, extra: Extra) -> bool:
+    """Tell whether a product has what a further file is made of."""
+    if extra == "prepared":
+        return product.mask_model is not None
+    return product.finds_brain if extra == "extracted" else True
 
 
 def sidecar_metadata(content: Content, source: Source, product: Product) -> dict[str, Any]:
@@ -162,7 +190,14 @@ def sidecar_metadata(content: Content, source: Source, product: Product) -> dict
     if content == "mask":
         metadata["Type"] = "Brain"
         metadata["Description"] = "Brain with the cerebrospinal fluid around it"
-    elif content == "brain":
+    elif content == "extracted":
+        metadata["Description"] = "The image within the brain mask, 0 elsewhere; in its own grey levels"
+        metadata["SkullStripped"] = True
+    elif content == "conformed head":
+        metadata["SpatialReference"] = _conformed_reference(source)
+        metadata["Description"] = "The image on the models' grid, 256 x 256 x 256 voxels of 1 mm, 0 to 255"
+        metadata["SkullStripped"] = False
+    elif content == "prepared":
         metadata["Description"] = (
             "The conformed image within the brain mask, its bias field corrected where the models wanted "
             "that: what they saw before scaling, and not the input"
@@ -174,10 +209,24 @@ def sidecar_metadata(content: Content, source: Source, product: Product) -> dict
         metadata["Manual"] = False
         metadata["Description"] = "Tissue with the largest probability: 1 = GM, 2 = WM, 3 = CSF"
     else:
-        metadata["Manual"] = False
-        metadata["Description"] = product.models[0].card.title
+        metadata |= _of_labels(content, source, product)
+    return metadata
+
+
+def _of_labels(content: Content, source: Source, product: Product) -> dict[str, Any]:
+    """Give the keys of a model's label map, or of labels on the conformed grid."""
+    title = "Tissues" if product.is_tissue_set else product.models[0].card.title
+    metadata: dict[str, Any] = {"Manual": False, "Description": title}
+    if content == "conformed labels":
+        metadata["SpatialReference"] = _conformed_reference(source)
+    if not product.is_tissue_set:
         metadata["freesurfer"] = {"Description": _FREESURFER_COLUMN}
     return metadata
+
+
+def _conformed_reference(source: Source) -> str:
+    head = source.derivative(source.suffix, ".nii.gz", space=source.conformed_space, desc="conform")
+    return f"bids::{head}"
 
 
 def label_table(source: Source, product: Product, scheme: LabelScheme) -> dict[PurePosixPath, bytes]:
@@ -186,8 +235,11 @@ def label_table(source: Source, product: Product, scheme: LabelScheme) -> dict[P
     Beside each label map, not once at the root: a table there would need a sidecar of
     its own, whose keys BIDS inheritance hands to the label maps, against their own.
     """
+    files = product.files(source)
+    maps = [product.label_map(source), *filter(None, [files.get("conformed labels")])]
+    places = [place.with_name(place.name.removesuffix(".nii.gz") + ".tsv") for place in maps]
     if product.is_tissue_set:
-        return {source.derivative("dseg", ".tsv"): _table(_TABLE_HEAD, _TISSUES)}
+        return dict.fromkeys(places, _table(_TABLE_HEAD, _TISSUES))
     rows = (
         (
             str(label.index),
@@ -198,17 +250,13 @@ def label_table(source: Source, product: Product, scheme: LabelScheme) -> dict[P
         )
         for label in output_labels(product.models[0].card, scheme)
     )
-    place = product.label_map(source)
-    name = place.name.removesuffix(".nii.gz") + ".tsv"
-    return {place.with_name(name): _table((*_TABLE_HEAD, "freesurfer"), rows)}
+    return dict.fromkeys(places, _table((*_TABLE_HEAD, "freesurfer"), rows))
 
 
 def volume_table_place(source: Source, product: Product) -> PurePosixPath:
     """Give the place of a product's table of volumes, below the output folder."""
-    if product.is_tissue_set:
-        return source.derivative("morph", ".tsv")
-    card = product.models[0].card
-    return source.derivative("morph", ".tsv", seg=card.bids_label, desc=card.output.description)
+    place = product.label_map(source)
+    return place.with_name(place.name.removesuffix("_dseg.nii.gz") + "_morph.tsv")
 
 
 def volume_table(product: Product, record: StepRecord, scheme: LabelScheme) -> bytes:

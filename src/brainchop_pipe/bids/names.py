@@ -14,6 +14,9 @@ _ENTITY_ORDER = (
 # Entities that only derivatives bear; an input with one of them is not a raw image.
 _OF_DERIVATIVES = frozenset({"space", "atlas", "seg", "scale", "res", "den", "label", "desc"})
 
+# Ends the space of images on the conformed grid.
+CONFORMED = "conformed"
+
 _EXTENSION = re.compile(r"\.(nii\.gz|nii|mgz|mgh)$", re.IGNORECASE)
 _BIDS_STEM = re.compile(r"sub-[A-Za-z0-9]+(_[a-z]+-[A-Za-z0-9+]+)*_[A-Za-z0-9]+")
 
@@ -55,6 +58,11 @@ class Source:
         """What all its derivatives have in common, and no two inputs may share."""
         return str(self.derivative("", ""))
 
+    @property
+    def conformed_space(self) -> str:
+        """Value of ``space-`` of what lies on the conformed grid."""
+        return CONFORMED if self.suffix == "T1w" else f"{self.suffix}{CONFORMED}"
+
     def derivative(self, suffix: str, extension: str, **entities: str) -> PurePosixPath:
         """Name a derivative of this image: its entities and some more, in BIDS order.
 
@@ -67,6 +75,12 @@ class Source:
         if not self.entities:
             parts.insert(0, self.stem)
         return self.folder / ("_".join([*parts, suffix]) + extension)
+
+
+def is_on_conformed_grid(name: str) -> bool:
+    """Tell whether a derivative lies on the models' grid, not on its image's."""
+    parts = (part.partition("-") for part in name.split("_"))
+    return any(key == "res" or (key == "space" and value.endswith(CONFORMED)) for key, _, value in parts)
 
 
 def parse_name(name: str, *, derivative: bool = False) -> tuple[tuple[tuple[str, str], ...], str] | None:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
-from brainchop_pipe.bids.names import parse_name
+from brainchop_pipe.bids.names import is_on_conformed_grid, parse_name
 from brainchop_pipe.bids.sidecar import LabelMapSidecar
 
 logger = logging.getLogger(__name__)
@@ -117,6 +117,8 @@ def find_results(output_dir: Path, participant: str | None = None) -> Iterator[R
         is looked at; None: all of the output.
     """
     for sidecar in _sidecars(output_dir, participant):
+        if is_on_conformed_grid(sidecar.name):
+            continue
         result = read_result(output_dir, sidecar)
         if result is not None and participant in (None, result.participant):
             yield result

@@ -166,7 +166,7 @@ def _settings(given: argparse.Namespace, query: Query, command: str, bids_dir: P
         bids_dir=bids_dir,
         work_dir=given.work_dir,
         derivatives=tuple(given.derivatives),
-        keep_prepared=given.keep_prepared,
+        extras=tuple(given.write_also),
         force=given.force,
         check_hashes=given.check_hashes,
         stop_on_first_crash=given.stop_on_first_crash,
@@ -222,11 +222,6 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     )
     add("--mask", type=Path, metavar="FILE", help="brain mask of the one image, in place of a model's")
     add(
-        "--keep-prepared",
-        action="store_true",
-        help="also write what models see of the brain, evenly lit (res-1mm_desc-biascorr)",
-    )
-    add(
         "-d",
         "--derivatives",
         nargs="+",
@@ -259,6 +254,15 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         choices=get_args(LabelScheme),
         default="compact",
         help="numbers of the model, or FreeSurfer's with left and right apart (seg- files)",
+    )
+    add(
+        "--write-also",
+        nargs="+",
+        choices=("brain", "conformed", "prepared"),
+        default=[],
+        metavar="WHAT",
+        help="brain: the image within the brain mask (desc-brain); conformed: image and labels on a grid of "
+        "1 mm (space-conformed); prepared: what models see of the brain, evenly lit (desc-biascorr)",
     )
     add("--force", action="store_true", help="make anew what is there, edited files included")
     add(

@@ -104,7 +104,7 @@ class _StepInterface(SimpleInterface):
             self._results["out_file"] = str(step(**given, out_file=place))
         else:
             files = step(**given, out_dir=place)
-            self._results |= {name: str(path) for name, path in files._asdict().items()}
+            self._results |= {name: str(path) for name, path in files._asdict().items() if path}
         return runtime
 
 
@@ -192,14 +192,14 @@ class SegmentLabels(_StepInterface):
     __doc__ = segment_labels_file.__doc__
     step = segment_labels_file
     input_spec = _inputs(segment_labels_file)
-    output_spec = _outputs("labels", "record")
+    output_spec = _outputs("labels", "conformed", "record")
 
 
 class SegmentTissues(_StepInterface):
     __doc__ = segment_tissues_file.__doc__
     step = segment_tissues_file
     input_spec = _inputs(segment_tissues_file)
-    output_spec = _outputs("mask", "dseg", "gm", "wm", "csf", "record")
+    output_spec = _outputs("mask", "dseg", "gm", "wm", "csf", "conformed", "record")
 
 
 class CorrectBias(_StepInterface):

@@ -117,7 +117,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
 }
 _SHARED_OPTIONS = (
     *("prefer_affine", "prepare", "full_volume", "interpolation", "label_scheme", "orientation"),
-    *("contrasts", "contrast_files", "device", "threads", "mem_gb", "version"),
+    *("contrasts", "contrast_files", "keep_conformed", "device", "threads", "mem_gb", "version"),
 )
 
 
@@ -185,14 +185,18 @@ def Restore(**given: Any) -> Any:
     return _call(restore_file, given, "labels.nii.gz")
 
 
-@_task(segment_labels_file, {"labels": NiftiGz, "record": Json})
+@_task(segment_labels_file, {"labels": NiftiGz, "conformed": NiftiGz | None, "record": Json})
 def SegmentLabels(**given: Any) -> Any:
     return tuple(_call(segment_labels_file, given, "."))
 
 
 @_task(
     segment_tissues_file,
-    {"mask": NiftiGz, "dseg": NiftiGz, "gm": NiftiGz, "wm": NiftiGz, "csf": NiftiGz, "record": Json},
+    {
+        **dict.fromkeys(("mask", "dseg", "gm", "wm", "csf"), NiftiGz),
+        "conformed": NiftiGz | None,
+        "record": Json,
+    },
 )
 def SegmentTissues(**given: Any) -> Any:
     return tuple(_call(segment_tissues_file, given, "."))

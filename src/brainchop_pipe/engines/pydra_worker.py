@@ -140,7 +140,8 @@ def _files(kind: Any, result: Any) -> Any:
     """Give a node's output files by name; a failure stays one."""
     if isinstance(result, Exception):
         return result
-    return kind(**{name: Path(getattr(result, name)) for name in kind._fields})
+    found = {name: getattr(result, name) for name in kind._fields}
+    return kind(**{name: None if file is None else Path(file) for name, file in found.items()})
 
 
 def _run_job(payload: bytes, rerun: bool) -> tuple[Any, float]:
