@@ -86,7 +86,7 @@ def test_labels_of_one_go_are_those_of_the_single_steps(tmp_path, head_file, car
     raw = infer_file(conformed, tmp_path / "r.nii", model=cards.regions)
     filtered = post_filter_file(raw, tmp_path / "f.nii", model=cards.regions)
     restored = restore_file(filtered, head_file, tmp_path / "l.nii.gz")
-    labels, _ = segment_labels_file(conformed, head_file, tmp_path, model=cards.regions)
+    labels, *_ = segment_labels_file(conformed, head_file, tmp_path, model=cards.regions)
     assert labels.read_bytes() == restored.read_bytes()
 
 

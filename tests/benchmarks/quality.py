@@ -103,7 +103,7 @@ def segment(image: Path, name: str, prepare: Preparation, folder: Path) -> tuple
         path, record = files.dseg, files.record
     else:
         given = brain._asdict()
-        path, record = segment_labels_file(conformed, image, folder, model=name, **given, **common)
+        path, _, record = segment_labels_file(conformed, image, folder, model=name, **given, **common)
     return read_image(path, allow_constant=True).volume.voxels, StepRecord.model_validate_json(
         record.read_bytes()
     )
