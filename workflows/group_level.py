@@ -13,6 +13,7 @@ from brainchop_pipe.workflows.run_log import collect_records, write_citation_of
 
 from brainchop_pipe.bids.dataset import find_images
 from brainchop_pipe.bids.failures import find_failures
+from brainchop_pipe.bids.prov_files import write_index
 from brainchop_pipe.bids.results import find_results
 from brainchop_pipe.bids.sidecar import ProvenanceRecord
 from brainchop_pipe.core.outliers import OUTLIER_BEYOND
@@ -80,6 +81,7 @@ def run_group(output_dir: Path, bids_dir: Path, query: Query) -> tuple[Path, ...
     if not numbers.maps and not failures:
         raise NoMatchError(f"{output_dir} has no label maps; run the participant level first")
     write_citation_of(output_dir, records.values())
+    write_index(output_dir)
     page = output_dir / "index.html"
     images = _raw_images(bids_dir, query)
     write_if_changed(page, group_page(_dataset_name(bids_dir), output_dir, numbers, failures, images))

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from brainchop_pipe.workflows.bids_app import run_images, run_participants
+from brainchop_pipe.workflows.group_level import run_group
 from brainchop_pipe.workflows.rerun_file import rerun
 from brainchop_pipe.workflows.trace_file import check_digests, trace
 from brainchop_pipe.workflows.verify_output import verify_output
@@ -273,6 +274,10 @@ def test_activity_says_what_all_sidecars_have_in_common(settings, anat):
             entry["Id"] for entry in json.loads((prov / f"prov-{label}_{suffix}.json").read_text())[key]
         }
     assert {*activity["Used"], *activity["AssociatedWith"]} == known
+    run_group(settings.output_dir, settings.bids_dir, settings.query)
+    labels = [line.split("\t")[0] for line in (prov / "provenance.tsv").read_text().splitlines()[1:]]
+    assert sorted(labels) == sorted(p.name.removesuffix("_act.json") for p in prov.glob("*_act.json"))
+    assert f"prov-{label}" in labels
 
 
 def test_participant_without_page_gets_one_from_what_is_there(settings, anat):

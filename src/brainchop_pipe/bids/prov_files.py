@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from brainchop_pipe.bids.sidecar import ProvenanceRecord
-from brainchop_pipe.storage import json_bytes, write_whole
+from brainchop_pipe.storage import json_bytes, write_if_changed, write_whole
 
 # For validators of BIDS versions that do not know the folder.
 FOLDER = "prov"
@@ -119,3 +119,16 @@ def write_activity(output_dir: Path, record: ProvenanceRecord) -> None:
     for name, content in Activity(record).files().items():
         if not (folder / name).is_file():
             write_whole(folder / name, json_bytes(content), durable=False)
+
+
+def write_index(output_dir: Path) -> None:
+    """List what is in ``prov/``: ``provenance.tsv`` has a row for each label, and a data dictionary."""
+    folder = output_dir / FOLDER
+    lines = ["provenance_label\tdescription"]
+    for path in sorted(folder.glob("prov-*_act.json")):
+        label = path.name.removesuffix("_act.json")
+        lines.append(f"{label}\tBrain segmentation; the sidecars that refer to it say of which images")
+    if len(lines) > 1:
+        columns = {"description": {"Description": "What the files of this label describe"}}
+        write_if_changed(folder / "provenance.tsv", "".join(f"{line}\n" for line in lines).encode())
+        write_if_changed(folder / "provenance.json", json_bytes(columns))
