@@ -14,7 +14,7 @@ from brainchop_pipe.workflows.locks import try_lock
 from brainchop_pipe.workflows.outcome import Outcome, tell_outcomes
 from brainchop_pipe.workflows.resources import check_memory, share_processors
 from brainchop_pipe.workflows.run_log import run_log, write_citation
-from brainchop_pipe.workflows.segment_image import Workplace, segment_image
+from brainchop_pipe.workflows.segment_image import Workplace, check_extras, segment_image
 from brainchop_pipe.workflows.suitability import cannot_be_named
 from brainchop_pipe.workflows.work_folder import check_work_folder, work_folder
 
@@ -87,6 +87,7 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
     check_tissue_model(models, settings.processing.tissue_model)
     involved = _models_to_load(models, settings)
     check_memory(involved, settings)
+    check_extras(models, settings)
     check_work_folder(settings)
     prepare_output_dir(settings.output_dir, settings.bids_dir)
     store = ModelStore.from_environment()

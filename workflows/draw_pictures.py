@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.images import read_image
 from brainchop_pipe.report.mosaic import OUTLINE_COLOR, THUMBNAIL, draw
 from brainchop_pipe.storage import write_whole
@@ -61,7 +62,7 @@ class PictureJob:
     pictures: Pictures
 
 
-def draw_pictures(head: Path, jobs: list[PictureJob]) -> None:
+def draw_pictures(head: Path, jobs: list[PictureJob], prefer_affine: AffineChoice | None = None) -> None:
     """Draw label maps as they were written, on a head in the same world.
 
     Parameters
@@ -69,8 +70,10 @@ def draw_pictures(head: Path, jobs: list[PictureJob]) -> None:
     head : Path
         The image, or the conformed one that was made of it.
     jobs : list of PictureJob
+    prefer_affine : {"sform", "qform"} or None
+        Which one of the head to believe where the two contradict each other.
     """
-    shown = read_image(head, allow_constant=True).volume
+    shown = read_image(head, prefer_affine, allow_constant=True).volume
     for job in jobs:
         labels = read_image(job.labels, allow_constant=True).volume
         mask = read_image(job.mask, allow_constant=True).volume if job.mask else None

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 from brainchop_pipe.workflows.group_measures import MapSummary, Measure, Numbers, summarise
 from brainchop_pipe.workflows.group_page import group_page
 from brainchop_pipe.workflows.run_log import collect_records, write_citation_of
+from brainchop_pipe.workflows.suitability import is_magnitude
 
 from brainchop_pipe.bids.dataset import find_images
 from brainchop_pipe.bids.failures import find_failures
 from brainchop_pipe.bids.prov_files import write_index
+from brainchop_pipe.bids.publish import check_owner
 from brainchop_pipe.bids.results import find_results
 from brainchop_pipe.bids.sidecar import ProvenanceRecord
 from brainchop_pipe.core.outliers import OUTLIER_BEYOND
@@ -51,6 +53,9 @@ _COLUMNS: dict[str, dict[str, Any]] = {
 
 _PHENOTYPE_PREFIX = "brainchop_"
 
+# Entities of a label map that its table's name has already, or its lines.
+_NOT_IN_TABLES = {"sub", "seg", "desc", "space"}
+
 
 def run_group(output_dir: Path, bids_dir: Path, query: Query) -> tuple[Path, ...]:
     """Collect what many runs left in an output folder.
@@ -73,8 +78,11 @@ def run_group(output_dir: Path, bids_dir: Path, query: Query) -> tuple[Path, ...
     Raises
     ------
     NoMatchError
-        There is no label map, and nothing that failed.
+        There is no label map, and nothing that failed; or the filters leave no image.
+    OutputError
+        The output is not of this dataset.
     """
+    check_owner(output_dir, bids_dir)
     records: dict[str, ProvenanceRecord] = {}
     numbers = summarise(collect_records(find_results(output_dir), records))
     failures = tuple(find_failures(output_dir))
@@ -93,8 +101,11 @@ def _raw_images(bids_dir: Path, query: Query) -> dict[str, str]:
     try:
         sources = find_images(bids_dir.resolve(), query)
     except NoMatchError:
+        if query.participant_labels or query.session_labels or query.filters:
+            raise
         return {}
-    return {source.uri: source.participant for source in sources if source.suffix in query.modalities}
+    wanted = (s for s in sources if s.suffix in query.modalities and is_magnitude(s))
+    return {source.uri: source.participant for source in wanted}
 
 
 def _dataset_name(bids_dir: Path) -> str:
@@ -127,36 +138,43 @@ def _write_long_table(output_dir: Path, numbers: Numbers) -> Path:
 
 
 def _write_phenotypes(output_dir: Path, numbers: Numbers) -> list[Path]:
-    """Write a table for each segmentation, with a line for each image."""
-    by_segmentation: dict[str, list[MapSummary]] = defaultdict(list)
+    """Write tables with a line for each participant: one for each segmentation, session, run and the like."""
+    tables: dict[str, list[MapSummary]] = defaultdict(list)
     for summary in numbers.maps:
-        by_segmentation[summary.segmentation].append(summary)
+        others = "".join(f"_{k}-{v}" for k, v in summary.entities if k not in _NOT_IN_TABLES)
+        tables[f"{_PHENOTYPE_PREFIX}{summary.segmentation}{others}.tsv"].append(summary)
     folder = output_dir / "phenotype"
     folder.mkdir(exist_ok=True)
-    return [
-        _write_phenotype(folder / f"{_PHENOTYPE_PREFIX}{segmentation}.tsv", maps, numbers)
-        for segmentation, maps in by_segmentation.items()
-    ]
+    for stale in folder.glob(f"{_PHENOTYPE_PREFIX}*"):
+        if stale.with_suffix(".tsv").name not in tables:
+            stale.unlink()
+    return [_write_phenotype(folder / name, maps, numbers) for name, maps in tables.items()]
 
 
 def _write_phenotype(path: Path, maps: list[MapSummary], numbers: Numbers) -> Path:
     measures = list(dict.fromkeys(measure for summary in maps for measure in summary.values))
-    about = ("participant_id", "session_id", "image")
-    description = f"Numbers of label maps ({maps[0].segmentation}) by brainchop_pipe, a line an image"
+    names = _unique_names(measures)
     columns = {
-        **{name: _COLUMNS[name] for name in about},
-        **{measure.column: _described(measure) for measure in measures},
+        **{name: _COLUMNS[name] for name in ("participant_id", "session_id", "image")},
+        **{names[measure]: _described(measure) for measure in measures},
         "outliers": {"Description": "Columns that are far from the other images, n/a where none is"},
     }
+    description = f"Numbers of label maps ({maps[0].segmentation}) by brainchop_pipe, a line an image"
     lines = (
         (
             *_about(summary),
             *(_figure(summary.values.get(measure), measure) for measure in measures),
-            ", ".join(measure.column for measure in numbers.outliers(summary)),
+            ", ".join(names[measure] for measure in numbers.outliers(summary)),
         )
         for summary in maps
     )
     return _write_table(path, columns, lines, {"Description": description})
+
+
+def _unique_names(measures: list[Measure]) -> dict[Measure, str]:
+    """Name columns; labels of one name, as in two numberings of them, get their numbers too."""
+    counts = Counter(measure.column for measure in measures)
+    return {m: m.column if counts[m.column] == 1 else f"{m.column}_{m.label_index}" for m in measures}
 
 
 def _about(summary: MapSummary) -> tuple[str, str, str]:

@@ -36,8 +36,10 @@ class MapSummary:
 
     Parameters
     ----------
-    participant, session, source_uri, source_name, segmentation : str
+    participant, session, source_uri, source_name, contrast : str
         See `Result`.
+    segmentation : str
+        With the contrast in it, unless that is T1w: numbers are compared within both.
     entities : tuple of (str, str)
     place : PurePosixPath
     flags : tuple of str
@@ -52,6 +54,7 @@ class MapSummary:
     source_uri: str
     source_name: str
     segmentation: str
+    contrast: str
     entities: tuple[tuple[str, str], ...]
     place: PurePosixPath
     flags: tuple[str, ...]
@@ -115,7 +118,8 @@ def _summary(result: Result) -> MapSummary:
         session=sys.intern(result.session),
         source_uri=sys.intern(result.source_uri),
         source_name=sys.intern(result.source_name),
-        segmentation=sys.intern(result.segmentation),
+        segmentation=sys.intern(_name(result)),
+        contrast=sys.intern(result.contrast),
         entities=result.entities,
         place=result.place,
         flags=result.sidecar.quality.flags,
@@ -124,12 +128,16 @@ def _summary(result: Result) -> MapSummary:
     )
 
 
+def _name(result: Result) -> str:
+    return result.segmentation + ("" if result.contrast == "T1w" else f"_space-{result.contrast}")
+
+
 # One object a measure, not one an image.
 _KNOWN: dict[Measure, Measure] = {}
 
 
 def _values(result: Result) -> Iterator[tuple[Measure, float]]:
-    segmentation = result.segmentation
+    segmentation = sys.intern(_name(result))
 
     def measure(name: str, unit: str, index: str = "", label: str = "") -> Measure:
         made = Measure(segmentation, name, index, label, unit)
@@ -160,5 +168,6 @@ def _made_with(result: Result) -> Iterator[tuple[str, str]]:
     for name, execution in provenance.execution.items():
         yield f"provider of {name}", execution.provider
         yield f"precision of {name}", execution.precision
+    yield "brain mask", "given" if provenance.given_mask else "of a model, or none"
     for name, value in provenance.parameters.items():
         yield name, str(value)

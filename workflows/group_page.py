@@ -45,16 +45,20 @@ def group_page(
     images : dict
         Participants by the URI of the raw images that should have been segmented.
     """
+    expected: dict[str, set[str]] = defaultdict(set)
+    for summary in numbers.maps:
+        expected[summary.contrast].add(summary.segmentation)
     maps: dict[str, list[MapSummary]] = defaultdict(list)
     for summary in numbers.maps:
         maps[summary.source_uri].append(summary)
     failed = {record.image: record for record in failures}
     participants = images | {uri: record.participant for uri, record in failed.items()}
     participants |= {uri: found[0].participant for uri, found in maps.items()}
-    rows = {
-        uri: _row(uri, participant, maps.get(uri, []), failed.get(uri), numbers, output_dir)
-        for uri, participant in participants.items()
-    }
+    rows = {}
+    for uri, participant in participants.items():
+        found = maps.get(uri, [])
+        lacking = _lacking(found, expected)
+        rows[uri] = _row(uri, participant, found, failed.get(uri), lacking, numbers, output_dir)
     worst_first = sorted(rows, key=lambda uri: _badness(rows[uri]))
     for uri in worst_first[:MOST_PICTURES]:
         rows[uri] = replace(rows[uri], thumbnail=_thumbnail(maps.get(uri, []), output_dir))
@@ -74,6 +78,7 @@ def _row(
     participant: str,
     maps: list[MapSummary],
     failure: FailureRecord | None,
+    lacking: tuple[str, ...],
     numbers: Numbers,
     output_dir: Path,
 ) -> GroupRow:
@@ -85,10 +90,18 @@ def _row(
         status="failed" if failure else "done" if maps else "missing",
         page=page_address(page.name) if page.is_file() else "",
         thumbnail=None,
-        flags=(*reasons, *dict.fromkeys(flag for summary in maps for flag in summary.flags)),
+        flags=(*reasons, *lacking, *dict.fromkeys(flag for summary in maps for flag in summary.flags)),
         outliers=tuple(_told(measure, z) for measure, z in far.items()),
         values=tuple(_value(maps, numbers, name, index, factor) for _, name, index, factor in _COLUMNS),
     )
+
+
+def _lacking(maps: list[MapSummary], expected: dict[str, set[str]]) -> tuple[str, ...]:
+    """Say which label maps an image lacks that others of its contrast have."""
+    if not maps:
+        return ()
+    missing = expected[maps[0].contrast] - {summary.segmentation for summary in maps}
+    return tuple(f"There is no {name} of this image, which others have." for name in sorted(missing))
 
 
 def _badness(row: GroupRow) -> tuple[int, int, float, str]:

@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Literal
 
 from brainchop_pipe.workflows.participant_report import page_path, write_participant_page
@@ -10,12 +9,12 @@ from brainchop_pipe.workflows.participant_report import page_path, write_partici
 from brainchop_pipe.bids.failures import (
     FailedModel,
     FailureRecord,
+    read_failure,
     remove_failure,
     without_places,
     write_failure,
 )
 from brainchop_pipe.bids.names import Source
-from brainchop_pipe.errors import PipeError
 from brainchop_pipe.record import utc_now
 from brainchop_pipe.settings import Settings
 
@@ -69,36 +68,42 @@ def tell_outcomes(outcomes: list[Outcome], source: Source, settings: Settings) -
         the maps wrong.
     """
     try:
-        failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-        if failed:
-            write_failure(settings, source, _failure(failed, source, settings))
-        else:
-            remove_failure(settings.output_dir, source)
+        changed = _update_failures(outcomes, source, settings)
         statuses = {outcome.status for outcome in outcomes}
         is_there = page_path(settings.output_dir, source.participant).is_file()
-        if statuses & {"failed", "done"} or ("complete" in statuses and not is_there):
+        if changed or "done" in statuses or ("complete" in statuses and not is_there):
             write_participant_page(settings.output_dir, source.participant)
-    except (OSError, PipeError) as error:
-        logger.warning("%s: the report was not written: %s", source.name, error)
-        note = f"The report was not written ({error})."
+    except Exception as error:
+        logger.warning("%s: the report was not written", source.name, exc_info=error)
+        note = f"The report was not written ({type(error).__name__}: {error})."
         return [replace(outcome, reason=f"{outcome.reason} {note}".strip()) for outcome in outcomes]
     return outcomes
 
 
-def _failure(failed: list[Outcome], source: Source, settings: Settings) -> FailureRecord:
-    """Describe what failed; models that failed for one reason stand together."""
-
-    def why(outcome: Outcome) -> tuple[str, tuple[str, ...]]:
-        trace = tuple(without_places(line, settings) for line in outcome.traceback)
-        return without_places(outcome.reason, settings), trace
-
-    return FailureRecord(
+def _update_failures(outcomes: list[Outcome], source: Source, settings: Settings) -> bool:
+    """Record which models failed; those of earlier runs stay until they are done. True if that changed."""
+    before = read_failure(settings.output_dir, source)
+    now = {o.model: o.status for o in outcomes if o.status != "skipped"}
+    failed = [entry for entry in (before.failed if before else ()) if entry.model not in now]
+    failed += [_failed_model(outcome, settings) for outcome in outcomes if outcome.status == "failed"]
+    if not failed:
+        remove_failure(settings.output_dir, source)
+        return before is not None
+    record = FailureRecord(
         image=source.uri,
         participant=source.participant,
         time=utc_now(),
         command=settings.command,
-        failed=tuple(
-            FailedModel(model=", ".join(o.model for o in same), reason=reason, traceback=trace)
-            for (reason, trace), same in groupby(failed, key=why)
-        ),
+        failed=tuple(failed),
+    )
+    if before is None or record.failed != before.failed:
+        write_failure(settings, source, record)
+    return before is None or record.failed != before.failed
+
+
+def _failed_model(outcome: Outcome, settings: Settings) -> FailedModel:
+    return FailedModel(
+        model=outcome.model,
+        reason=without_places(outcome.reason, settings),
+        traceback=tuple(without_places(line, settings) for line in outcome.traceback),
     )

@@ -1,13 +1,15 @@
 """A participant's page: from what lies in the output folder, whoever made it."""
 
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from brainchop_pipe.workflows.draw_pictures import PictureJob, Pictures
 from brainchop_pipe.workflows.locks import hold
 
 from brainchop_pipe import __version__
-from brainchop_pipe.bids.failures import find_failures
+from brainchop_pipe.bids.failures import FailureRecord, find_failures
 from brainchop_pipe.bids.methods import describe_methods
 from brainchop_pipe.bids.results import TISSUES, Result, find_results
 from brainchop_pipe.bids.sidecar import ModelRecord, ProvenanceRecord, QualityRecord
@@ -22,6 +24,13 @@ _OUTLINE = "Outline of brain with cerebrospinal fluid"
 def page_path(output_dir: Path, participant: str) -> Path:
     """Give the place of a participant's page."""
     return output_dir / f"{participant.removesuffix('.gz').rpartition('.')[0] or participant}.html"
+
+
+def forget_report(output_dir: Path, label_map: PurePosixPath, participant: str) -> None:
+    """Remove the pictures of a label map that is about to be replaced, and the page that shows them."""
+    pictures = Pictures.of(output_dir, output_dir / label_map)
+    for path in (pictures.mosaic, pictures.thumbnail, page_path(output_dir, participant)):
+        path.unlink(missing_ok=True)
 
 
 def write_participant_page(output_dir: Path, participant: str) -> Path:
@@ -42,11 +51,7 @@ def write_participant_page(output_dir: Path, participant: str) -> Path:
     # Who writes last has seen all.
     with hold(output_dir, path.name):
         results = list(find_results(output_dir, participant))
-        failures = tuple(
-            Failure(record.image, failed.model, failed.reason)
-            for record in find_failures(output_dir, participant)
-            for failed in record.failed
-        )
+        failures = tuple(f for record in find_failures(output_dir, participant) for f in _failures(record))
         methods = describe_methods(result.sidecar.provenance for result in results) if results else None
         page = ParticipantPage(
             name=participant,
@@ -58,6 +63,15 @@ def write_participant_page(output_dir: Path, participant: str) -> Path:
         )
         write_whole(path, participant_html(page), durable=False)
     return path
+
+
+def _failures(record: FailureRecord) -> Iterator[Failure]:
+    """Give what failed on an image; models that failed for one reason stand together."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for failed in record.failed:
+        by_reason[failed.reason].append(failed.model)
+    for reason, models in by_reason.items():
+        yield Failure(record.image.rpartition("/")[2], ", ".join(models), reason)
 
 
 def picture_job(result: Result) -> PictureJob:

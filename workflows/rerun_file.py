@@ -9,12 +9,13 @@ from brainchop_pipe.workflows.bids_app import run_images
 from brainchop_pipe.workflows.trace_file import Traced, recorded_model, trace
 
 from brainchop_pipe.bids.dataset import source_of
-from brainchop_pipe.bids.names import Source, parse_name
+from brainchop_pipe.bids.names import CONFORMED, Source, is_on_conformed_grid, parse_name
 from brainchop_pipe.bids.sidecar import ProvenanceRecord
 from brainchop_pipe.errors import ChecksumError, InputError, UsageError
 from brainchop_pipe.images import read_image
 from brainchop_pipe.settings import Processing, Query, Settings, pascal_case
 from brainchop_pipe.storage import sha256_of_file
+from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL
 
 # Of the range of an image: a difference that no picture shows.
 _SMALL = 1e-3
@@ -69,7 +70,8 @@ def rerun(traced: Traced, folder: Path, cards: tuple[str, ...] = (), mask: Path 
     UsageError
         A mask or a card that is needed is not given.
     """
-    record = traced.record
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty; name a new folder to keep what is made again")
     source_path = _checked_source(traced)
     settings = _settings(traced, folder, cards, mask)
     source = _source(traced, source_path)
@@ -80,7 +82,7 @@ def rerun(traced: Traced, folder: Path, cards: tuple[str, ...] = (), mask: Path 
     below = traced.image.resolve().relative_to(traced.output_dir).parent
     made = sorted((folder / below).glob("*.nii.gz"))
     comparisons = tuple(_compare(traced.output_dir / below / new.name, new) for new in made)
-    return Rerun(comparisons, _differences(record, trace(folder / below / traced.image.name).record))
+    return Rerun(comparisons, _differences(traced.record, trace(folder / below / traced.image.name).record))
 
 
 def _checked_source(traced: Traced) -> Path:
@@ -115,11 +117,15 @@ def _settings(traced: Traced, folder: Path, cards: tuple[str, ...], mask: Path |
     # Checked by the card and the settings of then.
     device: Any = execution.requested_device
     # The image within a mask has the bare name whichever model made that.
-    is_tissue_set = "_seg-" not in traced.image.name and len(models) > 1
+    is_tissue_set = "_seg-" not in traced.image.name and last.card.output.role == "tissue"
+    mask_models = [model.asked_as for model in models[:-1]]
+    if is_tissue_set and record.given_mask is not None:
+        # Not run: the mask takes its place.
+        mask_models = [DEFAULT_MASK_MODEL]
     processing = Processing(
-        models=tuple(model.asked_as for model in models) if is_tissue_set else (last.asked_as,),
+        models=(*mask_models, last.asked_as) if is_tissue_set else (last.asked_as,),
         tissue_model=last.card.name if is_tissue_set else None,
-        mask_model=models[0].asked_as if len(models) > 1 and not is_tissue_set else None,
+        mask_model=mask_models[0] if mask_models and not is_tissue_set else None,
         mask=mask,
         device=device,
         **parameters,
@@ -131,6 +137,7 @@ def _settings(traced: Traced, folder: Path, cards: tuple[str, ...], mask: Path |
         nprocs=execution.threads,
         omp_nthreads=execution.threads,
         command=record.command,
+        extras=_extras(traced.image.name),
     )
 
 
@@ -138,8 +145,9 @@ def _source(traced: Traced, path: Path) -> Source:
     """Name the image as it was named then, so that the same files are written."""
     uri = traced.record.input.uri
     if uri.startswith("bids:"):
-        depth = len(PurePosixPath(uri.rpartition(":")[2]).parts)
-        return source_of(path, path.parents[depth - 1])
+        # Named by where it was, wherever it is now.
+        root = Path("/")
+        return source_of(root / uri.rpartition(":")[2], root)
     parsed = parse_name(path.name)
     entities = parsed[0] if parsed else ()
     return Source(PurePosixPath(), path.name, uri, path.name, entities, _contrast(traced))
@@ -148,7 +156,18 @@ def _source(traced: Traced, path: Path) -> Source:
 def _contrast(traced: Traced) -> str:
     """Give the contrast of the image: other ones than T1w stand in the names of what is made of them."""
     parts = (part.partition("-") for part in traced.image.name.split("_"))
-    return next((value for key, _, value in parts if key == "space"), "T1w")
+    space = next((value for key, _, value in parts if key == "space"), "T1w")
+    return space.removesuffix(CONFORMED) or "T1w"
+
+
+def _extras(name: str) -> tuple[str, ...]:
+    """Give what has to be asked for to have a file of this name written."""
+    if "_desc-biascorr_" in name:
+        return ("prepared",)
+    if is_on_conformed_grid(name):
+        return ("conformed",)
+    is_extracted = "_desc-brain_" in name and not name.endswith(("_mask.nii.gz", "_dseg.nii.gz"))
+    return ("brain",) if is_extracted else ()
 
 
 def _compare(then: Path, now: Path) -> Comparison:

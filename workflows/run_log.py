@@ -1,7 +1,7 @@
 """``logs/``: what each run was asked to do, what it said, and how to cite what it used."""
 
 import logging
-import os
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -42,8 +42,8 @@ def run_log(settings: Settings) -> Iterator[Path]:
     folder = settings.output_dir / LOGS
     folder.mkdir(exist_ok=True)
     started = utc_now()
-    # The process's number keeps apart what is started in the same second.
-    path = folder / f"run-{started.replace('-', '').replace(':', '')}-{os.getpid()}.log"
+    # Jobs of a cluster start in the same second, each as the first process of its container.
+    path = folder / f"run-{started.replace('-', '').replace(':', '')}-{secrets.token_hex(3)}.log"
     write_whole(path.with_suffix(".toml"), _settings_toml(settings, started), durable=False)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_Formatter(settings))

@@ -10,17 +10,24 @@ from typing import TYPE_CHECKING, Any
 from brainchop_pipe.workflows.draw_pictures import draw_pictures
 from brainchop_pipe.workflows.further_files import with_further_files
 from brainchop_pipe.workflows.outcome import Outcome, Status
-from brainchop_pipe.workflows.participant_report import picture_job
+from brainchop_pipe.workflows.participant_report import forget_report, picture_job
 from brainchop_pipe.workflows.publish_product import StepFiles, publish_product
 from brainchop_pipe.workflows.suitability import refusal
 
-from brainchop_pipe.bids.derivatives import Extra, Product, label_table, plan_products, volume_table_place
+from brainchop_pipe.bids.derivatives import (
+    SHARED_EXTRAS,
+    Extra,
+    Product,
+    label_table,
+    plan_products,
+    volume_table_place,
+)
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.bids.provenance import FileState, signature
 from brainchop_pipe.bids.publish import is_complete, sidecar_path
 from brainchop_pipe.bids.results import read_result
 from brainchop_pipe.engines.lanes import Lanes
-from brainchop_pipe.errors import PipeError
+from brainchop_pipe.errors import PipeError, UsageError
 from brainchop_pipe.file_steps import mask_image_file
 from brainchop_pipe.images import read_place
 from brainchop_pipe.settings import Settings
@@ -90,6 +97,23 @@ def _extras(settings: Settings) -> tuple[Extra, ...]:
     return tuple(extra for asked in settings.extras for extra in files[asked])
 
 
+def check_extras(models: tuple[Model, ...], settings: Settings) -> None:
+    """Refuse what is to be written besides where no model of the run can write it.
+
+    Raises
+    ------
+    UsageError
+    """
+    wanted = _extras(settings)
+    able = {
+        extra for product in plan_products(models, settings.processing, wanted) for extra in product.extras
+    }
+    if "extracted" in wanted and "extracted" not in able:
+        raise UsageError("--write-also brain needs a model that finds the brain, such as mindgrab")
+    if "prepared" in wanted and "prepared" not in able:
+        raise UsageError("--write-also prepared: no model of this run sees the brain; give --prepare brain")
+
+
 class _ImageWork:
     """The products of one image: what is missing, and how it comes into its place."""
 
@@ -120,18 +144,19 @@ class _ImageWork:
     def _is_complete(self, product: Product, state: FileState) -> bool:
         return not self.settings.force and is_complete(
             self.settings.output_dir,
-            list(product.files(self.source).values()),
-            self._tables(product),
+            [place for name, place in product.files(self.source).items() if name not in SHARED_EXTRAS],
+            self._without_sidecar(product),
             signature(product, self.settings),
             self.path,
             state,
             check_hashes=self.settings.check_hashes,
         )
 
-    def _tables(self, product: Product) -> list[PurePosixPath]:
-        """Give the places of a product's files without a sidecar."""
+    def _without_sidecar(self, product: Product) -> list[PurePosixPath]:
+        """Give the places of a product's files that only have to be there, whoever made them."""
         labels = label_table(self.source, product, self.settings.processing.label_scheme)
-        return [*labels, volume_table_place(self.source, product)]
+        shared = [place for name, place in product.files(self.source).items() if name in SHARED_EXTRAS]
+        return [*labels, volume_table_place(self.source, product), *shared]
 
     async def _make(self, missing: list[Product], state: FileState, workplace: Workplace) -> list[Outcome]:
         """Run the workflow for the missing products, and publish what comes out of it."""
@@ -187,7 +212,7 @@ class _ImageWork:
                 jobs.append(picture_job(result))
         if jobs:
             try:
-                await workplace.lanes.run(draw_pictures, head, jobs)
+                await workplace.lanes.run(draw_pictures, head, jobs, self.settings.processing.prefer_affine)
             except Exception as error:
                 logger.warning("%s: no pictures were drawn", self.source.name, exc_info=error)
 
@@ -231,6 +256,8 @@ class _ImageWork:
             if isinstance(extras, Exception):
                 raise extras
             settings = self.settings
+            # Before the maps: a kill at any moment leaves no picture of others.
+            forget_report(settings.output_dir, product.label_map(self.source), self.source.participant)
             record = publish_product(self.source, product, result, state, settings, conform_seconds, extras)
         except Exception as error:  # noqa: BLE001 - one bad model must not stop the others
             return self._failed(product, error)

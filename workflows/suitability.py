@@ -19,13 +19,18 @@ def refusal(source: Source, model: Model, modalities: tuple[str, ...]) -> str:
     """
     if source.suffix not in modalities:
         return f"{source.suffix} is not among --modality {' '.join(modalities)}"
-    if dict(source.entities).get("part") not in _MAGNITUDE:
+    if not is_magnitude(source):
         return "not a magnitude image (part-)"
     if source.suffix not in model.card.modalities:
         return (
             f"{model.card.name} was not trained for {source.suffix}, only {', '.join(model.card.modalities)}"
         )
     return ""
+
+
+def is_magnitude(source: Source) -> bool:
+    """Tell whether an image is a picture of a head, and not another part of a complex one."""
+    return dict(source.entities).get("part") in _MAGNITUDE
 
 
 def cannot_be_named(source: Source, inputs_of_that_name: int = 1) -> str:

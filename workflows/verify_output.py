@@ -66,11 +66,12 @@ def verify_output(
         masks = [image for image in images if image.name.endswith("_desc-brain_mask.nii.gz")]
         together = threads.map(lambda mask: list(_check_tissue_set(mask, output_dir)), masks)
         problems += [problem for each in together for problem in each]
-    problems += [
-        Problem(str(file.relative_to(output_dir)), "is what a killed run left behind; run again")
-        for file in files
-        if is_leftover(file)
-    ]
+    for file in files:
+        place = str(file.relative_to(output_dir))
+        if is_leftover(file):
+            problems.append(Problem(place, "is what a killed run left behind; run again"))
+        elif file.suffix == ".json" and _lost_its_image(file):
+            problems.append(Problem(place, "is the sidecar of an image that is not there any more"))
     return len(images), tuple(problems)
 
 
@@ -80,6 +81,11 @@ def _files(output_dir: Path, participants: tuple[str, ...]) -> Iterator[Path]:
         for where, folders, files in os.walk(root):
             folders[:] = sorted(name for name in folders if name[0] != "." and name not in _WITHOUT_IMAGES)
             yield from (Path(where) / name for name in sorted(files))
+
+
+def _lost_its_image(sidecar: Path) -> bool:
+    image = sidecar.with_name(sidecar.name.removesuffix(".json") + ".nii.gz")
+    return not image.is_file() and b'"Provenance"' in sidecar.read_bytes()
 
 
 def _check_image(image: Path, output_dir: Path, places: Places) -> Iterator[Problem]:
@@ -103,7 +109,8 @@ def _check_image(image: Path, output_dir: Path, places: Places) -> Iterator[Prob
     except PipeError as error:
         yield Problem(place, str(error))
         return
-    for uri in dict.fromkeys(sources):
+    # An image of no dataset is known by its name alone.
+    for uri in (uri for uri in dict.fromkeys(sources) if str(uri).startswith("bids:")):
         path = places.resolve(uri)
         if path is None or not path.is_file():
             yield Problem(place, f"refers to {uri}, which is not there")

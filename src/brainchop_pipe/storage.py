@@ -13,6 +13,9 @@ from typing import Any
 # A killed run leaves files of this ending behind; `remove_leftovers` knows them by it.
 _TEMPORARY_SUFFIX = ".brainchop-tmp"
 
+# Of files that stand while several others are moved into place together.
+JOURNAL_SUFFIX = ".brainchop-journal"
+
 
 def sha256_of_bytes(content: bytes) -> str:
     """Give the SHA-256 of bytes, 64 lower-case hexadecimal digits."""
@@ -71,8 +74,8 @@ def write_if_changed(path: Path, content: bytes) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Tell whether a file is the half of one that a killed run was writing."""
-    return path.name.endswith(_TEMPORARY_SUFFIX)
+    """Tell whether a file is the half of one that a killed run was writing, or its journal."""
+    return path.name.endswith((_TEMPORARY_SUFFIX, JOURNAL_SUFFIX))
 
 
 def remove_leftovers(path: Path) -> None:
@@ -83,4 +86,6 @@ def remove_leftovers(path: Path) -> None:
 
 def json_bytes(content: Any) -> bytes:
     """Give JSON for people: indented, in the order of insertion, with a final line feed."""
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # Names of files that are no UTF-8 become JSON's own escapes.
+    return text.encode("utf-8", "backslashreplace")

@@ -104,6 +104,73 @@ def test_failure_is_forgotten_when_the_image_is_done(out, group):
     assert "it broke" not in (out / "sub-01.html").read_text()
 
 
+def test_failures_of_models_that_were_not_run_again_stay(out):
+    source, settings = made_source(name_of(1)), Settings(out, Processing(models=()))
+    tell_outcomes([Outcome(source, "one", "failed", reason="it broke")], source, settings)
+    tell_outcomes([Outcome(source, "two", "done")], source, settings)
+    tell_outcomes([Outcome(source, "one", "skipped"), Outcome(source, "two", "complete")], source, settings)
+    assert "it broke" in (out / "sub-01.html").read_text()
+    tell_outcomes([Outcome(source, "one", "complete")], source, settings)
+    assert "it broke" not in (out / "sub-01.html").read_text()
+
+
+def test_image_that_lacks_what_others_have_is_flagged(out, group):
+    names = make_study(out, 3)
+    make_result(out, names[0], segmentation="more")
+    page = group(*names)
+    assert page.count("There is no more of this image, which others have.") == 2
+
+
+def test_phases_are_not_missed_and_unknown_participants_are_an_error(out, group, tmp_path):
+    names = make_study(out, 3)
+    page = group(*names, "sub-01_part-phase_T1w.nii.gz")
+    assert "missing: 0" in page
+    with pytest.raises(NoMatchError):
+        run_group(out, tmp_path / "bids", Query(participant_labels=("99",)))
+
+
+def test_contrasts_are_not_compared_with_each_other(out, group):
+    for number in range(1, 13):
+        make_result(out, name_of(number), segmentation="made")
+        t2w = name_of(number).replace("T1w", "T2w")
+        make_result(out, t2w, {i: v * 2 for i, v in VOLUMES.items()}, segmentation="made")
+    group()
+    rows = table(out / "group.tsv")
+    assert {r["segmentation"] for r in rows} == {"made", "made_space-T2w"}
+    assert {r["outlier"] for r in rows} <= {"0", "n/a"}
+    assert len(table(out / "phenotype/brainchop_made_space-T2w.tsv")) == 12
+
+
+def test_sessions_and_runs_have_tables_of_their_own(out, group):
+    make_result(out, "sub-01_ses-a_run-1_T1w.nii.gz")
+    make_result(out, "sub-01_ses-a_run-2_T1w.nii.gz")
+    group()
+    names = {p.name for p in (out / "phenotype").glob("*.tsv")}
+    assert names == {f"brainchop_tissues_ses-a_run-{n}.tsv" for n in (1, 2)}
+    (out / "sub-01/anat/sub-01_ses-a_run-2_dseg.nii.gz").unlink(missing_ok=True)
+    for path in out.rglob("*run-2_dseg*"):
+        path.unlink()
+    group()
+    assert {p.name for p in (out / "phenotype").glob("*.tsv")} == {"brainchop_tissues_ses-a_run-1.tsv"}
+
+
+def test_labels_of_one_name_keep_columns_of_their_own(out, group):
+    labels = {1: "Stem", 2: "Stem", 3: "Other"}
+    make_result(out, name_of(1), labels=labels)
+    group(name_of(1))
+    (row,) = table(out / "phenotype/brainchop_tissues.tsv")
+    assert (row["Stem_volume_mm3_1"], row["Stem_volume_mm3_2"]) == ("600000.0", "500000.0")
+    assert row["outliers"] == "n/a"
+
+
+def test_sidecar_with_no_number_is_passed_over(out, group):
+    names = make_study(out)
+    path = out / "sub-01/anat/sub-01_dseg.json"
+    path.write_text(path.read_text().replace('"MeanConfidence": 0.9', '"MeanConfidence": NaN'))
+    group(*names)
+    assert "sub-01" not in {r["participant_id"] for r in table(out / "group.tsv")}
+
+
 def test_mixed_versions_providers_and_precisions_are_told(out, group):
     names = make_study(out)
     gpu = ExecutionRecord(

@@ -16,6 +16,7 @@ from brainchop_pipe.workflows.rerun_file import rerun
 from brainchop_pipe.workflows.trace_file import check_digests, trace
 from brainchop_pipe.workflows.verify_output import verify_output
 
+from brainchop_pipe.bids.failures import without_places
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.cli.main import main
 from brainchop_pipe.errors import InputError, MissingInputError, UsageError
@@ -135,6 +136,7 @@ def test_damage_and_loss_are_found(settings, anat, capsys):
     path = anat / "sub-01_dseg.nii.gz"
     path.write_bytes(path.read_bytes()[:-20])
     (anat / "sub-01_desc-brain_mask.json").unlink()
+    (anat / "sub-01_label-WM_probseg.nii.gz").unlink()
     (anat / ".sub-01_x.nii.gz.1-abc.brainchop-tmp").touch()
     shutil.rmtree(settings.output_dir / "prov")
     raw = settings.bids_dir / "sub-01/anat/sub-01_T1w.nii.gz"
@@ -144,6 +146,7 @@ def test_damage_and_loss_are_found(settings, anat, capsys):
     assert "is truncated or corrupt" in found
     assert "has no sidecar that says how it was made" in found
     assert "is what a killed run left behind" in found
+    assert "is the sidecar of an image that is not there any more" in found
     assert "refers to a description in prov/ that is not there" in found
     assert "was made of other content than sub-01_T1w.nii.gz has now" in found
     raw.unlink()
@@ -191,6 +194,52 @@ def test_rerun_makes_the_same_bytes(settings, anat, tmp_path, cards, name):
     assert found.differences == ()
 
 
+@pytest.mark.parametrize(
+    ("also", "name"),
+    [
+        ("brain", "sub-01_desc-brain_T1w"),
+        ("conformed", "sub-01_space-conformed_dseg"),
+        ("conformed", "sub-01_space-conformed_seg-maderegions_desc-regions_dseg"),
+        ("prepared", "sub-01_res-1mm_desc-biascorr_T1w"),
+    ],
+)
+def test_what_was_written_besides_can_be_made_again(settings, tmp_path, cards, also, name):
+    run_participants(replace(settings, extras=(also,)), lambda *_: None)
+    own = (cards.mask, cards.tissue, cards.regions)
+    path = settings.output_dir / f"sub-01/anat/{name}.nii.gz"
+    found = rerun(trace(path), tmp_path / "again", own)
+    assert f"{name}.nii.gz" in {file.name for file in found.comparisons}
+    assert all(file.same_bytes for file in found.comparisons)
+
+
+def test_tissues_of_a_given_mask_can_be_made_again(settings, anat, tmp_path, cards):
+    mask = tmp_path / "mask.nii.gz"
+    shutil.copy(anat / "sub-01_desc-brain_mask.nii.gz", mask)
+    processing = replace(settings.processing, models=(cards.mask, cards.tissue), mask=mask)
+    given = replace(settings, processing=processing, output_dir=tmp_path / "given")
+    assert all(o.status == "done" for o in run_participants(given, lambda *_: None))
+    path = given.output_dir / "sub-01/anat/sub-01_dseg.nii.gz"
+    with pytest.raises(UsageError, match="a brain mask that was given"):
+        rerun(trace(path), tmp_path / "none", (cards.tissue,))
+    found = rerun(trace(path), tmp_path / "again", (cards.tissue,), mask)
+    assert len(found.comparisons) == 5
+    assert all(file.same_bytes for file in found.comparisons)
+
+
+def test_rerun_does_not_write_among_other_files(settings, anat, cards):
+    path = anat / "sub-01_seg-maderegions_desc-regions_dseg.nii.gz"
+    with pytest.raises(UsageError, match="is not empty"):
+        rerun(trace(path), settings.output_dir, (cards.regions,))
+
+
+def test_input_that_was_moved_can_be_named(settings, anat, tmp_path, cards):
+    moved = tmp_path / "elsewhere.nii.gz"
+    shutil.move(settings.bids_dir / "sub-01/anat/sub-01_T1w.nii.gz", moved)
+    path = anat / "sub-01_seg-maderegions_desc-regions_dseg.nii.gz"
+    found = rerun(trace(path, source=moved), tmp_path / "again", (cards.regions,))
+    assert [file.same_bytes for file in found.comparisons] == [True]
+
+
 def test_rerun_tells_how_much_agrees_where_bytes_do_not(settings, anat, cards, capsys):
     path = anat / "sub-01_seg-maderegions_desc-regions_dseg.nii.gz"
     labels = np.asarray(nib.load(path).dataobj)
@@ -231,9 +280,20 @@ def test_image_of_no_dataset_can_be_made_again(settings, head_file, tmp_path, ca
     loose = replace(settings, bids_dir=None, processing=replace(settings.processing, models=(cards.regions,)))
     run_images({source: head_file}, loose, lambda *_: None)
     (path,) = settings.output_dir.glob("*_dseg.nii.gz")
-    assert (settings.output_dir / "head_T1w.html").is_file()
+    assert "maderegions" in (settings.output_dir / "head_T1w.html").read_text()
+    assert verify_output(settings.output_dir) == (1, ())
     found = rerun(trace(path, source=head_file), tmp_path / "again", (cards.regions,))
     assert [file.same_bytes for file in found.comparisons] == [True]
+
+
+def test_image_with_a_bids_name_in_no_dataset_has_its_page(settings, tmp_path, cards):
+    path = save(tmp_path / "in/sub-01_T1w.nii.gz", head_voxels(), head_affine())
+    source = Source(Path(), path.name, path.name, path.name, (("sub", "01"),), "T1w")
+    loose = replace(settings, bids_dir=None, processing=replace(settings.processing, models=(cards.regions,)))
+    run_images({source: path}, loose, lambda *_: None)
+    text = (settings.output_dir / "sub-01_T1w.html").read_text()
+    assert "maderegions" in text
+    assert "Images were segmented with" in text
 
 
 def test_run_leaves_settings_log_and_citation_without_a_path(settings, anat):
@@ -288,6 +348,37 @@ def test_participant_without_page_gets_one_from_what_is_there(settings, anat):
     assert all(o.status == "complete" for o in run_participants(settings, lambda *_: None))
     assert "There is no picture" not in page.read_text()
     assert before.count("data:image/png") == page.read_text().count("data:image/png") == 2
+
+
+def test_no_picture_of_other_maps_stays(settings, anat, break_worker):
+    """A redo whose drawing fails shows no picture rather than the old one."""
+    break_worker("brainchop_pipe.workflows.draw_pictures:draw:memory:")
+    run_participants(replace(settings, force=True), lambda *_: None)
+    assert not list((settings.output_dir / "sub-01/figures").glob("*.png"))
+    assert "There is no picture" in (settings.output_dir / "sub-01.html").read_text()
+
+
+def test_report_that_cannot_be_written_stops_nothing(settings, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no page")
+
+    monkeypatch.setattr("brainchop_pipe.workflows.outcome.write_participant_page", broken)
+    outcomes = run_participants(settings, lambda *_: None)
+    assert all(o.status == "done" and "The report was not written" in o.reason for o in outcomes)
+
+
+def test_paths_in_messages_are_told_by_their_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(Path("out"), bids_dir=Path("bids"))
+    text = f"{tmp_path}/out/x: no mask /data/jane_doe/mask.nii.gz; see https://a.b/c (in {tmp_path}/bids/s)"
+    assert without_places(text, settings) == "OUT/x: no mask mask.nii.gz; see https://a.b/c (in BIDS_DIR/s)"
+
+
+def test_what_nobody_can_write_besides_is_refused(settings, cards):
+    alone = replace(settings, processing=replace(settings.processing, models=(cards.regions,)))
+    for what in ("brain", "prepared"):
+        with pytest.raises(UsageError, match=f"--write-also {what}"):
+            run_participants(replace(alone, extras=(what,)), lambda *_: None)
 
 
 def test_maps_without_pictures_are_as_right_as_with(settings, break_worker):

@@ -41,6 +41,9 @@ IGNORED = {
 Extra = Literal["prepared", "conformed head", "conformed labels", "extracted"]
 Content = Literal["mask", "dseg", "GM", "WM", "CSF", "segmentation"] | Extra
 
+# Those that there is one of for all products of an image: which of them wrote it does not matter.
+SHARED_EXTRAS: tuple[Extra, ...] = ("prepared", "conformed head", "extracted")
+
 # Of the trusted set: index, name, abbreviation, colour. The numbers are BIDS's and sMRIPrep's,
 # the colours those of Okabe and Ito, for eyes of any kind.
 _TISSUES = (

@@ -27,6 +27,9 @@ _FOLDER = f"{LOGS}/crash"
 # Python's own way of naming a source file; of the path only its end is told.
 _SOURCE_FILE = re.compile(r'''File "(?:[^"]*/)?([^/"]+/[^/"]+)"''')
 
+# What is left of absolute paths (a mask, a card): their last name is told. Not addresses on the web.
+_ANY_PATH = re.compile(r"""(?<![\w.:/])/(?:[^\s/:'",;()]+/)+([^\s/:'",;()]+)""")
+
 
 class FailedModel(SidecarPart):
     """Why a model failed, and where in the program if nobody foresaw it."""
@@ -64,15 +67,16 @@ def remove_failure(output_dir: Path, source: Source) -> None:
     _place(output_dir, source).unlink(missing_ok=True)
 
 
+def read_failure(output_dir: Path, source: Source) -> FailureRecord | None:
+    """Read what failed on an image; None where nothing did."""
+    return _read(_place(output_dir, source))
+
+
 def find_failures(output_dir: Path, participant: str | None = None) -> Iterator[FailureRecord]:
     """Read what failed, of one participant or of all, in the order of names."""
     for path in sorted((output_dir / _FOLDER).glob("*.json")):
-        try:
-            record = FailureRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, ValidationError):
-            logger.warning("%s cannot be read", path.name)
-            continue
-        if participant in (None, record.participant):
+        record = _read(path)
+        if record is not None and participant in (None, record.participant):
             yield record
 
 
@@ -82,13 +86,31 @@ def without_places(text: str, settings: Settings) -> str:
         settings.work_dir: "WORK_DIR",
         settings.output_dir: "OUT",
         settings.bids_dir: "BIDS_DIR",
-        Path.home(): "HOME",
+        _home(): "HOME",
     }
     for path, role in places.items():
-        if path is not None and len(path.parts) > 1:
+        if path is not None and len(path.resolve().parts) > 1:
             for spelling in dict.fromkeys((str(path.resolve()), str(path.absolute()))):
                 text = text.replace(spelling, role)
-    return _SOURCE_FILE.sub(r'File "\1"', text)
+    return _ANY_PATH.sub(r"\1", _SOURCE_FILE.sub(r'File "\1"', text))
+
+
+def _home() -> Path | None:
+    """Give the user's home; None where the user has no name, as in some containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def _read(path: Path) -> FailureRecord | None:
+    try:
+        return FailureRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, ValidationError):
+        logger.warning("%s cannot be read", path.name)
+        return None
 
 
 def _place(output_dir: Path, source: Source) -> Path:

@@ -63,7 +63,7 @@ def describe_methods(records: Iterable[ProvenanceRecord]) -> Methods:
     versions = {str(record.code.get("Version", "")): None for record in records}
     self_cited = references.cite(*(_SELF.format(version=version) for version in versions))
     sentences = [
-        f"Images of a BIDS dataset{references.cite(_BIDS)} were segmented with brainchop_pipe "
+        f"Images{_dataset(records, references)} were segmented with brainchop_pipe "
         f"{' and '.join(versions)}{self_cited}.",
         "Each image was resampled to the grid of the models, 256 x 256 x 256 voxels of 1 mm with intensities "
         "of 0 to 255 unless a model has another, as FreeSurfer and FastSurfer do"
@@ -74,6 +74,11 @@ def describe_methods(records: Iterable[ProvenanceRecord]) -> Methods:
         "Labels were brought back to the grid of the image.",
     ]
     return Methods(" ".join(sentences), tuple(references.entries))
+
+
+def _dataset(records: tuple[ProvenanceRecord, ...], references: _References) -> str:
+    of_dataset = any(record.input.uri.startswith("bids:") for record in records)
+    return f" of a BIDS dataset{references.cite(_BIDS)}" if of_dataset else ""
 
 
 def _models(records: tuple[ProvenanceRecord, ...]) -> list[ModelRecord]:

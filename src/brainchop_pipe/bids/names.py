@@ -79,8 +79,9 @@ class Source:
 
 def is_on_conformed_grid(name: str) -> bool:
     """Tell whether a derivative lies on the models' grid, not on its image's."""
-    parts = (part.partition("-") for part in name.split("_"))
-    return any(key == "res" or (key == "space" and value.endswith(CONFORMED)) for key, _, value in parts)
+    parts = [part.partition("-") for part in name.split("_")]
+    on_grid = (key == "space" and value.endswith(CONFORMED) for key, _, value in parts)
+    return any(on_grid) or ("res", "-", "1mm") in parts
 
 
 def parse_name(name: str, *, derivative: bool = False) -> tuple[tuple[tuple[str, str], ...], str] | None:

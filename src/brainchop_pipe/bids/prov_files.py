@@ -36,7 +36,7 @@ class Activity:
 
     @property
     def label(self) -> str:
-        """Eight hexadecimal digits: the same for the same command, models, versions and machine."""
+        """Eight hexadecimal digits, the same where all but the images was the same."""
         common = self.record.as_json()
         decisive = ("Signature", "Command", "Parameters", "Models", "Code", "Versions", "Hardware")
         text = json.dumps({key: common[key] for key in decisive}, sort_keys=True)

@@ -13,6 +13,7 @@ from brainchop_pipe.bids.provenance import FileState
 from brainchop_pipe.bids.sidecar import OutputRecord
 from brainchop_pipe.errors import OutputError, UsageError
 from brainchop_pipe.storage import (
+    JOURNAL_SUFFIX,
     json_bytes,
     remove_leftovers,
     sha256_of_bytes,
@@ -68,7 +69,7 @@ def prepare_output_dir(output_dir: Path, bids_dir: Path | None) -> None:
         raise OutputError(
             f"output folder {output_dir} cannot be written ({error.strerror}); choose another"
         ) from error
-    _check_owner(output_dir, bids_dir)
+    check_owner(output_dir, bids_dir)
 
 
 def is_complete(
@@ -149,7 +150,7 @@ def publish(
     images = {output_dir / derivative.path: derivative.content for derivative in derivatives}
     sidecars = {sidecar_path(output_dir / d.path): json_bytes(_finished_sidecar(d)) for d in derivatives}
     others = {output_dir / path: content for path, content in tables.items()}
-    journal = next(iter(images)).with_name(f".{derivatives[0].path.name}.brainchop-journal")
+    journal = next(iter(images)).with_name(f".{derivatives[0].path.name}{JOURNAL_SUFFIX}")
     if not force:
         for derivative in derivatives:
             _check_own(output_dir / derivative.path, derivative.sidecar["Provenance"]["Input"], journal)
@@ -235,7 +236,7 @@ def _check_apart(output: Path, bids: Path) -> None:
         )
 
 
-def _check_owner(output_dir: Path, bids_dir: Path | None) -> None:
+def check_owner(output_dir: Path, bids_dir: Path | None) -> None:
     """Refuse a folder that another program's dataset, or that of another raw dataset, lives in."""
     try:
         content = json.loads((output_dir / "dataset_description.json").read_text(encoding="utf-8"))

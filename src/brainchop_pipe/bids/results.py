@@ -70,7 +70,8 @@ class Result:
     @property
     def source_name(self) -> str:
         """File name of the image that was segmented."""
-        return PurePosixPath(self.source_uri.rpartition(":")[2]).name
+        uri = self.source_uri
+        return PurePosixPath(uri.rpartition(":")[2]).name if uri.startswith("bids:") else uri
 
     @property
     def participant(self) -> str:
@@ -88,6 +89,11 @@ class Result:
     def segmentation(self) -> str:
         """Which model's map this is: `TISSUES`, or the value of ``seg-``."""
         return dict(self.entities).get("seg", self._loose_segmentation)
+
+    @property
+    def contrast(self) -> str:
+        """Contrast of the image; only those other than T1w are told in names."""
+        return dict(self.entities).get("space", "T1w")
 
     @property
     def model(self) -> str:
@@ -129,7 +135,7 @@ def read_result(output_dir: Path, sidecar: Path) -> Result | None:
     image = sidecar.with_name(sidecar.name.removesuffix(".json") + ".nii.gz")
     try:
         content = LabelMapSidecar.model_validate(json.loads(sidecar.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError):
+    except (OSError, ValueError, RecursionError, ValidationError):
         logger.warning("%s is passed over: no label map of this program", sidecar.name)
         return None
     if not image.is_file() or not content.provenance.models:
@@ -149,7 +155,7 @@ def read_table(path: Path) -> tuple[LabelRow, ...]:
                 index = row.get("index") or ""
                 if index.isdigit() and int(index):
                     rows.append(LabelRow(int(index), row.get("name") or index, row.get("color") or ""))
-    except (OSError, ValueError):
+    except (OSError, ValueError, csv.Error):
         logger.warning("%s cannot be read", path.name)
     return tuple(rows)
 
@@ -157,9 +163,8 @@ def read_table(path: Path) -> tuple[LabelRow, ...]:
 def _sidecars(output_dir: Path, participant: str | None) -> Iterator[Path]:
     """Find sidecars of label maps: in the output's own folders, hidden ones left out."""
     if participant is not None and not (output_dir / participant).is_dir():
-        # An image of no dataset has its files at the root, with its own name before all else.
-        prefix = participant.split(".")[0]
-        yield from sorted(p for p in output_dir.glob(f"*{_ENDING}") if p.name.startswith(prefix))
+        # An image of no dataset has its files at the root.
+        yield from sorted(output_dir.glob(f"*{_ENDING}"))
         return
     for where, folders, files in os.walk(output_dir / (participant or "")):
         folders[:] = sorted(

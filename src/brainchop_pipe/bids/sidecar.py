@@ -13,7 +13,9 @@ from pydantic.alias_generators import to_pascal
 class SidecarPart(BaseModel):
     """A mapping in a sidecar."""
 
-    model_config = ConfigDict(frozen=True, alias_generator=to_pascal, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, alias_generator=to_pascal, populate_by_name=True, allow_inf_nan=False
+    )
 
     def as_json(self) -> dict[str, Any]:
         """Give what was set, under the names that files have."""

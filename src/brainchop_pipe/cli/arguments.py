@@ -26,8 +26,11 @@ from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL
 _EPILOG = """\
 other commands:
   brainchop segment IMAGE... -o DIR    images that are in no BIDS dataset
-  brainchop models ...                 list, show, fetch and verify models
-each has a --help. A dataset in a folder called 'segment' or 'models' is ./segment or ./models.
+  brainchop models ...                 list, show, check, fetch and verify models
+  brainchop verify OUT                 check all images of an output
+  brainchop provenance FILE            what made a file, and whether that is still the same
+  brainchop rerun FILE                 make a file again, and compare
+each has a --help. A dataset in a folder that is called like a command is ./segment, for example.
 """
 
 
@@ -276,7 +279,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--work_dir",
         type=Path,
         metavar="DIR",
-        help="intermediate files and log; default: below OUT, the log temporary",
+        help="intermediate files; default: below OUT",
     )
 
 
