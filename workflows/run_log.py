@@ -45,7 +45,7 @@ def run_log(settings: Settings) -> Iterator[Path]:
     # Jobs of a cluster start in the same second, each as the first process of its container.
     path = folder / f"run-{started.replace('-', '').replace(':', '')}-{secrets.token_hex(3)}.log"
     write_whole(path.with_suffix(".toml"), _settings_toml(settings, started), durable=False)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(_Formatter(settings))
     _PACKAGE.addHandler(handler)
     before = _PACKAGE.level
@@ -61,10 +61,12 @@ def run_log(settings: Settings) -> Iterator[Path]:
 
 def write_citation(output_dir: Path, participants: Iterable[str]) -> None:
     """Write how to describe and cite what a run used, from what is there of its first participants."""
-    found = (
-        r for p in list(dict.fromkeys(participants))[:_PARTICIPANTS] for r in find_results(output_dir, p)
-    )
-    write_citation_of(output_dir, (result.sidecar.provenance for result in found))
+    first = list(dict.fromkeys(participants))[:_PARTICIPANTS]
+    results = (result for participant in first for result in find_results(output_dir, participant))
+    try:
+        write_citation_of(output_dir, (result.sidecar.provenance for result in results))
+    except OSError as error:
+        _PACKAGE.warning("how to cite was not written: %s", error)
 
 
 def write_citation_of(output_dir: Path, records: Iterable[ProvenanceRecord]) -> None:
@@ -81,6 +83,13 @@ def collect_records(results: Iterable[Result], records: dict[str, ProvenanceReco
     for result in results:
         records.setdefault(result.sidecar.provenance.signature, result.sidecar.provenance)
         yield result
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that a full disk makes shorter, and nothing else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        """Leave the line out; what failed for want of space says so itself."""
 
 
 class _Formatter(logging.Formatter):

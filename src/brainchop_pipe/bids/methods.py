@@ -60,11 +60,11 @@ def describe_methods(records: Iterable[ProvenanceRecord]) -> Methods:
     """
     records = tuple(records)
     references = _References()
+    dataset = _dataset(records, references)
     versions = {str(record.code.get("Version", "")): None for record in records}
     self_cited = references.cite(*(_SELF.format(version=version) for version in versions))
     sentences = [
-        f"Images{_dataset(records, references)} were segmented with brainchop_pipe "
-        f"{' and '.join(versions)}{self_cited}.",
+        f"Images{dataset} were segmented with brainchop_pipe {' and '.join(versions)}{self_cited}.",
         "Each image was resampled to the grid of the models, 256 x 256 x 256 voxels of 1 mm with intensities "
         "of 0 to 255 unless a model has another, as FreeSurfer and FastSurfer do"
         f"{references.cite(_FASTSURFER)}.",

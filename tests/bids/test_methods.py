@@ -1,0 +1,44 @@
+import re
+
+from brainchop_pipe.bids.methods import describe_methods
+from brainchop_pipe.bids.sidecar import ExecutionRecord, FurtherFile
+from made_outputs import made_provenance, made_source
+
+SOURCE = made_source("sub-01_T1w.nii.gz")
+
+
+def execution(**changes: object) -> ExecutionRecord:
+    known = {"requested_device": "auto", "provider": "CPUExecutionProvider", "fallbacks": (), "threads": 1}
+    return ExecutionRecord(**{**known, "precision": "float32", **changes})
+
+
+def test_references_are_numbered_in_the_order_of_their_use():
+    methods = describe_methods([made_provenance(SOURCE)])
+    numbers = [int(n) for n in re.findall(r"\[(\d+)\]", methods.paragraph)]
+    assert numbers == sorted(numbers) == list(range(1, len(methods.references) + 1))
+    assert methods.references[-1] == "Maker (2026) A paper"
+    assert methods.as_markdown().count("doi:") == sum("doi:" in r for r in methods.references)
+
+
+def test_preparation_and_given_masks_are_told():
+    brain = execution(preparation="mask of made, N4 bias correction within it")
+    masked = execution(preparation="mask of made, the rest set to 0")
+    record = made_provenance(
+        SOURCE, execution={"one": brain, "two": masked}, given_mask=FurtherFile(sha256="0" * 64)
+    )
+    text = describe_methods([record]).paragraph
+    assert "For one the brain was masked, its bias field corrected with N4" in text
+    assert "(SimpleITK 2.3)" in text
+    assert "For two what lies outside of the brain was set to 0" in text
+    assert "Brain masks of another origin took the place of a model's" in text
+
+
+def test_several_versions_and_providers_are_listed():
+    other = made_provenance(
+        SOURCE,
+        code={"Name": "brainchop_pipe", "Version": "2.0"},
+        execution={"made": execution(provider="CUDAExecutionProvider")},
+    )
+    text = describe_methods([made_provenance(SOURCE), other]).paragraph
+    assert "brainchop_pipe 1.0 and 2.0" in text
+    assert "CPUExecutionProvider, CUDAExecutionProvider" in text
