@@ -73,7 +73,7 @@ nearest to RAS+ unless the sidecar's `OutputOrientation` says "native".
 
 - `*_desc-brain_mask.nii.gz`: brain with the cerebrospinal fluid around it, 0 or 1
 - `*_dseg.nii.gz`: 1 = grey matter, 2 = white matter, 3 = cerebrospinal fluid (`*_dseg.tsv`)
-- `*_label-{GM,WM,CSF}_probseg.nii.gz`: probabilities of these, 0 to 1
+- `*_label-{GM,WM,CSF}_probseg.nii.gz`: probabilities of these, 0 to 1, adding up to 1 in the mask
 - `*_seg-NAME_desc-*_dseg.nii.gz`: label map of the model NAME; labels in the `.tsv` beside it
 - `*_morph.tsv`: volumes of an image's labels
 - `sub-*.html`: a page for each participant, with pictures; look at them before you trust the maps

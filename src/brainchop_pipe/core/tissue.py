@@ -23,7 +23,7 @@ class TissueMaps:
         0 outside of the mask; inside the class of the largest probability: 1 = GM,
         2 = WM, 3 = CSF. The lowest wins ties.
     probabilities : float32, shape (3, I, J, K), 0 to 1
-        GM, WM, CSF; 0 outside of the mask.
+        GM, WM, CSF of what is brain: they add up to 1 within the mask, and are 0 outside.
     """
 
     mask: np.ndarray
@@ -59,6 +59,9 @@ def tissue_maps(brain: np.ndarray, gm: np.ndarray, wm: np.ndarray, csf: np.ndarr
     probabilities = np.empty((3, *mask.shape), np.float32)
     for masked, probability in zip(probabilities, (gm, wm, csf), strict=True):
         np.multiply(probability, mask, out=masked)
+    # At the rim they add up to the probability of brain, above one half; inside the mask that is decided.
+    total = probabilities.sum(axis=0)
+    np.divide(probabilities, total, out=probabilities, where=total > 0)
     labels = np.zeros(mask.shape, np.uint8)
     best = np.zeros(mask.shape, np.float32)
     for label, probability in zip((GM, WM, CSF), probabilities, strict=True):
