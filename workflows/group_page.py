@@ -25,6 +25,9 @@ _COLUMNS = (
     ("Largest z", "", "", 1.0),
 )
 
+# Characters of a reason in the table.
+_LONGEST = 160
+
 
 def group_page(
     name: str,
@@ -84,16 +87,22 @@ def _row(
 ) -> GroupRow:
     far = {m: z for summary in maps for m, z in numbers.outliers(summary).items()}
     reasons = tuple(f"{f.model}: {f.reason}" for f in failure.failed) if failure else ()
+    flags = dict.fromkeys(flag for summary in maps for flag in summary.flags)
     page = page_path(output_dir, participant)
     return GroupRow(
         image=uri.rpartition(":")[2].rpartition("/")[2],
         status="failed" if failure else "done" if maps else "missing",
         page=page_address(page.name) if page.is_file() else "",
         thumbnail=None,
-        flags=(*reasons, *lacking, *dict.fromkeys(flag for summary in maps for flag in summary.flags)),
+        flags=tuple(_shortened(text) for text in (*reasons, *lacking, *flags)),
         outliers=tuple(_told(measure, z) for measure, z in far.items()),
         values=tuple(_value(maps, numbers, name, index, factor) for _, name, index, factor in _COLUMNS),
     )
+
+
+def _shortened(text: str) -> str:
+    """Cut a sentence that is too long for a table; the participant's page has all of it."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 2].rsplit(" ", 1)[0] + " …"
 
 
 def _lacking(maps: list[MapSummary], expected: dict[str, set[str]]) -> tuple[str, ...]:

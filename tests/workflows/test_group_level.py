@@ -121,6 +121,13 @@ def test_image_that_lacks_what_others_have_is_flagged(out, group):
     assert page.count("There is no more of this image, which others have.") == 2
 
 
+def test_long_reasons_are_cut_in_the_table(out, group):
+    make_result(out, name_of(1), flags=("word " * 100,))
+    page = group(name_of(1))
+    assert "word …" in page
+    assert "word " * 40 not in page
+
+
 def test_phases_are_not_missed_and_unknown_participants_are_an_error(out, group, tmp_path):
     names = make_study(out, 3)
     page = group(*names, "sub-01_part-phase_T1w.nii.gz")
