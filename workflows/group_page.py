@@ -87,7 +87,7 @@ def _row(
 ) -> GroupRow:
     far = {m: z for summary in maps for m, z in numbers.outliers(summary).items()}
     reasons = tuple(f"{f.model}: {f.reason}" for f in failure.failed) if failure else ()
-    flags = dict.fromkeys(flag for summary in maps for flag in summary.flags)
+    flags = [f"{summary.segmentation}: {flag}" for summary in maps for flag in summary.flags]
     page = page_path(output_dir, participant)
     return GroupRow(
         image=uri.rpartition(":")[2].rpartition("/")[2],

@@ -87,7 +87,7 @@ async def segment_image(
     return outcomes + await work.run(workplace)
 
 
-def _extras(settings: Settings) -> tuple[Extra, ...]:
+def _wanted_extras(settings: Settings) -> tuple[Extra, ...]:
     """Name the files that are written besides, by what was asked for."""
     files: dict[str, tuple[Extra, ...]] = {
         "prepared": ("prepared",),
@@ -104,7 +104,7 @@ def check_extras(models: tuple[Model, ...], settings: Settings) -> None:
     ------
     UsageError
     """
-    wanted = _extras(settings)
+    wanted = _wanted_extras(settings)
     able = {
         extra for product in plan_products(models, settings.processing, wanted) for extra in product.extras
     }
@@ -121,7 +121,7 @@ class _ImageWork:
         self.source = source
         self.path = path
         self.settings = settings
-        self.products = plan_products(models, settings.processing, _extras(settings))
+        self.products = plan_products(models, settings.processing, _wanted_extras(settings))
 
     async def run(self, workplace: Workplace) -> list[Outcome]:
         """Do what is missing; the one place where any exception becomes an outcome."""
@@ -171,8 +171,8 @@ class _ImageWork:
             for product, result in zip(missing, results, strict=True):
                 extras = await self._extras(product, result, made, folder, workplace)
                 outcomes.append(self._publish(product, result, state, made.conform_seconds, extras))
-            done = [p for p, found in zip(missing, outcomes, strict=True) if found[0].status == "done"]
-            await self._draw(done, made.conformed or self.path, workplace, anew=True)
+            # Those that failed too: what was there before may still be, and lost its pictures.
+            await self._draw(missing, made.conformed or self.path, workplace, anew=True)
             return [outcome for found in outcomes for outcome in found]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -207,6 +207,8 @@ class _ImageWork:
         jobs = []
         for product in products:
             place = self.settings.output_dir / product.label_map(self.source)
+            if not place.is_file():
+                continue
             result = read_result(self.settings.output_dir, sidecar_path(place))
             if result is not None and (anew or not picture_job(result).pictures.are_there):
                 jobs.append(picture_job(result))
