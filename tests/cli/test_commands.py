@@ -45,9 +45,9 @@ def test_participant_and_group_level_of_a_dataset(run, dataset, tmp_path, cards)
     # The server that starts workers keeps its socket as long as this process lives.
     assert not [p for p in (tmp_path / "tmp").iterdir() if not p.name.startswith("pymp-")]
     code, out, _ = run(dataset, tmp_path / "out", "group")
-    table = "brainchop_maderegions"
     assert code == 0
-    assert out.splitlines() == [f"wrote {f}" for f in ("index.html", "group.tsv", f"phenotype/{table}.tsv")]
+    tables = [f"phenotype/brainchop_maderegions{session}.tsv" for session in ("", "_ses-a", "_ses-b")]
+    assert out.splitlines() == [f"wrote {file}" for file in ("index.html", "group.tsv", *tables)]
 
 
 def test_failure_of_an_image_is_shown_and_its_log_kept(run, dataset, tmp_path, cards):
