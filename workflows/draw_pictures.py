@@ -42,6 +42,14 @@ class Pictures:
         return self.mosaic.is_file() and self.thumbnail.is_file()
 
 
+def read_picture(path: Path) -> bytes | None:
+    """Read a picture; None where there is none."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
 @dataclass(frozen=True)
 class PictureJob:
     """A label map to draw.

@@ -4,7 +4,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -102,14 +102,6 @@ def mixtures(maps: Iterable[MapSummary]) -> tuple[str, ...]:
             listed = ", ".join(f"{value} ({n})" for value, n in counts.most_common())
             found.append(f"{segmentation}: {what} is not the same for all maps: {listed}.")
     return tuple(found)
-
-
-def read_picture(path: Path) -> bytes | None:
-    """Read a picture; None where there is none."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
 
 
 def _summary(result: Result) -> MapSummary:

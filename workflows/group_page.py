@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from brainchop_pipe.workflows.draw_pictures import Pictures
-from brainchop_pipe.workflows.group_measures import MapSummary, Measure, Numbers, mixtures, read_picture
+from brainchop_pipe.workflows.draw_pictures import Pictures, read_picture
+from brainchop_pipe.workflows.group_measures import MapSummary, Measure, Numbers, mixtures
 from brainchop_pipe.workflows.participant_report import page_path
 
 from brainchop_pipe import __version__

@@ -3,16 +3,16 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from brainchop_pipe.workflows.draw_pictures import PictureJob, Pictures
+from brainchop_pipe.workflows.draw_pictures import PictureJob, Pictures, read_picture
 from brainchop_pipe.workflows.locks import hold
 
 from brainchop_pipe import __version__
 from brainchop_pipe.bids.failures import FailureRecord, find_failures
 from brainchop_pipe.bids.methods import describe_methods
+from brainchop_pipe.bids.provenance_text import provenance_lines
 from brainchop_pipe.bids.results import TISSUES, Result, find_results
-from brainchop_pipe.bids.sidecar import ModelRecord, ProvenanceRecord, QualityRecord
+from brainchop_pipe.bids.sidecar import QualityRecord
 from brainchop_pipe.report.content import Failure, LegendEntry, ParticipantPage, Section, VolumeRow
 from brainchop_pipe.report.mosaic import OUTLINE_COLOR
 from brainchop_pipe.report.pages import participant_html
@@ -89,14 +89,13 @@ def picture_job(result: Result) -> PictureJob:
 
 def _section(result: Result) -> Section:
     sidecar, job = result.sidecar, picture_job(result)
-    picture = job.pictures.mosaic
     legend = [LegendEntry(label.name, label.color) for label in result.labels if label.color]
     if job.mask is not None:
         legend.append(LegendEntry(_OUTLINE, OUTLINE_COLOR))
     return Section(
         image=result.source_name,
         segmentation=result.segmentation,
-        picture=picture.read_bytes() if picture.is_file() else None,
+        picture=read_picture(job.pictures.mosaic),
         alt=_alt(result),
         legend=tuple(legend),
         flags=sidecar.quality.flags,
@@ -141,51 +140,3 @@ def _facts(quality: QualityRecord) -> tuple[tuple[str, str], ...]:
         ("Surface at the border of the field of view", f"{quality.border_share:.2%}"),
         ("Components removed", str(quality.components_removed)),
     )
-
-
-def provenance_lines(record: ProvenanceRecord) -> tuple[tuple[str, str], ...]:
-    """Tell how a file was made, for people: what it is, and its value."""
-    lines = [
-        ("Command", record.command),
-        ("Input", f"{record.input.uri} (SHA-256 {record.input.sha256})"),
-        *((f"Model {model.name}", _model_line(model, record)) for model in record.models),
-    ]
-    if record.given_mask is not None:
-        lines.append(("Mask that was given", f"SHA-256 {record.given_mask.sha256}"))
-    lines += [(f"Contrast {suffix}", f"SHA-256 {file.sha256}") for suffix, file in record.contrasts.items()]
-    lines += [
-        ("Program", _program_line(record.code)),
-        ("Parameters", ", ".join(f"{name}: {value}" for name, value in record.parameters.items())),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
-        ("Machine", ", ".join(_machine_words(record.hardware))),
-        ("Time", f"{record.start_time} to {record.end_time}"),
-        ("Peak memory", f"{record.peak_memory_mb} MB"),
-    ]
-    if record.output is not None:
-        lines.append(("Output", f"{record.output.size} bytes, SHA-256 {record.output.sha256}"))
-    return tuple(lines)
-
-
-def _model_line(model: ModelRecord, record: ProvenanceRecord) -> str:
-    parts = [f"version {model.version}", f"{model.source_url}, SHA-256 {model.sha256}", model.license]
-    execution = record.execution.get(model.name)
-    if execution is not None:
-        asked = execution.requested_device
-        parts.append(f"ran on {execution.provider} (asked for: {asked}), {execution.threads} threads")
-        parts.append(f"{execution.precision}, saw {execution.field_of_view}")
-        parts += [execution.preparation] if execution.preparation else []
-    return "; ".join(parts)
-
-
-def _program_line(code: dict[str, Any]) -> str:
-    parts = [f"{code.get('Name')} {code.get('Version')}"]
-    if "Commit" in code:
-        parts.append(f"commit {code['Commit']}{' with changes' if code.get('Dirty') else ''}")
-    if "Container" in code:
-        parts.append(f"container {code['Container'].get('Digest')}")
-    return ", ".join(parts)
-
-
-def _machine_words(hardware: dict[str, Any]) -> list[str]:
-    values = [value for value in hardware.values() if value]
-    return [" ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values]

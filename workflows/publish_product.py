@@ -80,7 +80,7 @@ def publish_product(
         raise InputError(f"{source.name} changed while it was worked on; run again")
     if conform_seconds is not None:
         record = record.model_copy(update={"seconds": {"conform": conform_seconds, **record.seconds}})
-    provenance = provenance_record(product, record, source, state, settings)
+    provenance = provenance_record(product, record, digests, source, state, settings)
     places = product.files(source)
     if files.conformed is not None and "conformed labels" in places:
         also["conformed labels"] = files.conformed.read_bytes()

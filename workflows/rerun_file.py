@@ -15,6 +15,7 @@ from brainchop_pipe.errors import ChecksumError, InputError, UsageError
 from brainchop_pipe.images import read_image
 from brainchop_pipe.settings import Processing, Query, Settings, pascal_case
 from brainchop_pipe.storage import sha256_of_file
+from brainchop_pipe.zoo.catalog import Model
 from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL
 
 # Of the range of an image: a difference that no picture shows.
@@ -102,14 +103,7 @@ def _settings(traced: Traced, folder: Path, cards: tuple[str, ...], mask: Path |
     record = traced.record
     if record.given_mask is not None and (mask is None or sha256_of_file(mask) != record.given_mask.sha256):
         raise UsageError("it was made with a brain mask that was given; give the same one again (--mask)")
-    models = [recorded_model(model, cards) for model in record.models]
-    for model, recorded in zip(models, record.models, strict=True):
-        if model.card.weights.onnx_sha256 != recorded.sha256:
-            raise ChecksumError(
-                f"the model {recorded.name} is another now (version {model.card.version}, then "
-                f"{recorded.version}); install the version of brainchop_pipe that made the file, "
-                f"{record.code.get('Version')}"
-            )
+    models = _checked_models(record, cards)
     last = models[-1]
     execution = record.execution[last.card.name]
     names = {pascal_case(f.name): f.name for f in fields(Processing)}
@@ -139,6 +133,19 @@ def _settings(traced: Traced, folder: Path, cards: tuple[str, ...], mask: Path |
         command=record.command,
         extras=_extras(traced.image.name),
     )
+
+
+def _checked_models(record: ProvenanceRecord, cards: tuple[str, ...]) -> list[Model]:
+    """Find the models that ran, and refuse others of their names."""
+    models = [recorded_model(model, cards) for model in record.models]
+    for model, recorded in zip(models, record.models, strict=True):
+        if model.card.weights.onnx_sha256 != recorded.sha256:
+            raise ChecksumError(
+                f"the model {recorded.name} is another now (version {model.card.version}, then "
+                f"{recorded.version}); install the version of brainchop_pipe that made the file, "
+                f"{record.code.get('Version')}"
+            )
+    return models
 
 
 def _source(traced: Traced, path: Path) -> Source:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from brainchop_pipe.workflows.draw_pictures import draw_pictures
+from brainchop_pipe.workflows.draw_pictures import Pictures, draw_pictures
 from brainchop_pipe.workflows.further_files import with_further_files
 from brainchop_pipe.workflows.outcome import Outcome, Status
 from brainchop_pipe.workflows.participant_report import forget_report, picture_job
@@ -207,10 +207,11 @@ class _ImageWork:
         jobs = []
         for product in products:
             place = self.settings.output_dir / product.label_map(self.source)
-            if not place.is_file():
+            is_drawn = Pictures.of(self.settings.output_dir, place).are_there and not anew
+            if is_drawn or not place.is_file():
                 continue
             result = read_result(self.settings.output_dir, sidecar_path(place))
-            if result is not None and (anew or not picture_job(result).pictures.are_there):
+            if result is not None:
                 jobs.append(picture_job(result))
         if jobs:
             try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from brainchop_pipe.bids.publish import sidecar_path
+from brainchop_pipe.bids.publish import image_path, sidecar_path
 from brainchop_pipe.bids.sidecar import ModelRecord, ProvenanceRecord
 from brainchop_pipe.bids.uris import Places, output_of
 from brainchop_pipe.errors import InputError, MissingInputError, UsageError
@@ -63,9 +63,7 @@ def trace(file: Path, bids_dir: Path | None = None, source: Path | None = None) 
     InputError
         It has no sidecar of this program.
     """
-    image = file
-    if file.name.endswith(".json"):
-        image = file.with_name(file.name.removesuffix(".json") + ".nii.gz")
+    image = image_path(file) if file.name.endswith(".json") else file
     if not image.is_file():
         raise MissingInputError(f"{image} is not there; name an image that brainchop wrote, or its sidecar")
     try:

@@ -1,11 +1,10 @@
 """Checks of a whole output: what a validator of BIDS does not see."""
 
 import json
-import logging
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import numpy as np
 
 from brainchop_pipe.bids.names import is_on_conformed_grid, parse_name
 from brainchop_pipe.bids.prov_files import is_described
-from brainchop_pipe.bids.publish import sidecar_path
-from brainchop_pipe.bids.results import read_table
+from brainchop_pipe.bids.publish import image_path, sidecar_path
+from brainchop_pipe.bids.results import find_files, read_table
 from brainchop_pipe.bids.uris import Places
 from brainchop_pipe.core.grid import Volume
 from brainchop_pipe.errors import PipeError
@@ -23,12 +22,8 @@ from brainchop_pipe.settings import available_cpus
 from brainchop_pipe.steps import output_grid
 from brainchop_pipe.storage import is_leftover, sha256_of_file
 
-logger = logging.getLogger(__name__)
-
 # Float32 sums of three probabilities.
 _SUM_TOLERANCE = 1e-3
-
-_WITHOUT_IMAGES = {"figures", "logs", "phenotype", "prov"}
 
 
 @dataclass(frozen=True)
@@ -58,10 +53,19 @@ def verify_output(
         How many images were checked, and what is wrong; nothing if the tuple is empty.
     """
     places = Places.of(output_dir, bids_dir)
-    files = list(_files(output_dir, participants))
+    roots = [output_dir / name for name in participants] or [output_dir]
+    files = [file for root in roots for file in find_files(root)]
+    # Of each input once, however many images were made of it.
+    sha256_of_input = cache(sha256_of_file)
+
+    def check(image: Path) -> list[Problem]:
+        return list(_check_image(image, output_dir, places, sha256_of_input))
+
     images = [file for file in files if file.name.endswith(".nii.gz")]
     with ThreadPoolExecutor(available_cpus()) as threads:
-        found = threads.map(lambda image: list(_check_image(image, output_dir, places)), images)
+        found = threads.map(
+            lambda image: list(_check_image(image, output_dir, places, sha256_of_input)), images
+        )
         problems = [problem for each in found for problem in each]
         masks = [image for image in images if image.name.endswith("_desc-brain_mask.nii.gz")]
         together = threads.map(lambda mask: list(_check_tissue_set(mask, output_dir)), masks)
@@ -75,20 +79,13 @@ def verify_output(
     return len(images), tuple(problems)
 
 
-def _files(output_dir: Path, participants: tuple[str, ...]) -> Iterator[Path]:
-    """Find all files that may be images, those of the participants alone where some are named."""
-    for root in [output_dir / name for name in participants] or [output_dir]:
-        for where, folders, files in os.walk(root):
-            folders[:] = sorted(name for name in folders if name[0] != "." and name not in _WITHOUT_IMAGES)
-            yield from (Path(where) / name for name in sorted(files))
-
-
 def _lost_its_image(sidecar: Path) -> bool:
-    image = sidecar.with_name(sidecar.name.removesuffix(".json") + ".nii.gz")
-    return not image.is_file() and b'"Provenance"' in sidecar.read_bytes()
+    return not image_path(sidecar).is_file() and b'"Provenance"' in sidecar.read_bytes()
 
 
-def _check_image(image: Path, output_dir: Path, places: Places) -> Iterator[Problem]:
+def _check_image(
+    image: Path, output_dir: Path, places: Places, sha256_of_input: Callable[[Path], str]
+) -> Iterator[Problem]:
     """Check one image against its own sidecar and input."""
     place = str(image.relative_to(output_dir))
     try:
@@ -116,27 +113,23 @@ def _check_image(image: Path, output_dir: Path, places: Places) -> Iterator[Prob
             yield Problem(place, f"refers to {uri}, which is not there")
     source = places.resolve(input_.get("URI", ""))
     if source is not None and source.is_file():
-        yield from _check_input(place, volume, source, input_, provenance, orientation)
+        if sha256_of_input(source) != input_.get("SHA256"):
+            yield Problem(place, f"was made of other content than {source.name} has now")
+        if not is_on_conformed_grid(place):
+            prefer = provenance["Parameters"].get("PreferAffine")
+            yield from (Problem(place, found) for found in _check_grid(volume, source, prefer, orientation))
     yield from (Problem(place, found) for found in _check_values(image, volume))
 
 
-def _check_input(
-    place: str, volume: Volume, source: Path, input_: Any, provenance: Any, orientation: Any
-) -> Iterator[Problem]:
-    """Check an image against the one that it was made of: the same file as then, on the same grid."""
-    if sha256_of_file(source) != input_.get("SHA256"):
-        yield Problem(place, f"was made of other content than {source.name} has now")
-    if is_on_conformed_grid(place):
-        return
+def _check_grid(volume: Volume, source: Path, prefer: Any, orientation: Any) -> Iterator[str]:
+    """Check that an image lies on the grid of the one that it was made of."""
     try:
-        grid = read_place(source, provenance["Parameters"].get("PreferAffine")).grid
+        grid = read_place(source, prefer).grid
     except PipeError as error:
-        yield Problem(place, str(error))
+        yield str(error)
         return
     if not volume.grid.matches(output_grid(grid, orientation)):
-        yield Problem(
-            place, f"lies on another grid than {source.name}: {volume.grid.shape}, {volume.grid.orientation}"
-        )
+        yield f"lies on another grid than {source.name}: {volume.grid.shape}, {volume.grid.orientation}"
 
 
 def _check_values(image: Path, volume: Volume) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from brainchop_pipe.core.conform import restore_labels
-from brainchop_pipe.core.grid import Grid, Volume, grid_around, is_conformed
+from brainchop_pipe.core.grid import Grid, Volume, grid_around, is_conformed, part_of
 from brainchop_pipe.core.resample import resample_linear, support_box
 from brainchop_pipe.errors import InputError, OutputError
 from brainchop_pipe.headers import AffineChoice, Place, Placement
@@ -175,10 +175,8 @@ def write_volume(
 
 def _cut(volume: Volume, box: tuple[slice, ...]) -> Volume:
     """Cut a box out of a volume; its voxels stay where they are in the world."""
-    affine = volume.grid.affine.copy()
-    affine[:3, 3] = (affine @ [*(s.start for s in box), 1.0])[:3]
     voxels = volume.voxels[box]
-    return Volume(voxels, Grid(voxels.shape, affine))
+    return Volume(voxels, part_of(volume.grid, tuple(s.start for s in box), voxels.shape))
 
 
 def _with_origin(record: StepRecord, conformed: Image) -> str:

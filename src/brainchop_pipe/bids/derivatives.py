@@ -149,7 +149,7 @@ class Product:
         if extra == "extracted":
             return source.derivative(source.suffix, ".nii.gz", desc="brain")
         if extra == "conformed head":
-            return source.derivative(source.suffix, ".nii.gz", space=source.conformed_space, desc="conform")
+            return _conformed_head(source)
         return source.derivative("dseg", ".nii.gz", space=source.conformed_space, **self._entities)
 
 
@@ -197,7 +197,7 @@ def sidecar_metadata(content: Content, source: Source, product: Product) -> dict
         metadata["Description"] = "The image within the brain mask, 0 elsewhere; in its own grey levels"
         metadata["SkullStripped"] = True
     elif content == "conformed head":
-        metadata["SpatialReference"] = _conformed_reference(source)
+        metadata["SpatialReference"] = f"bids::{_conformed_head(source)}"
         metadata["Description"] = "The image on the models' grid, 256 x 256 x 256 voxels of 1 mm, 0 to 255"
         metadata["SkullStripped"] = False
     elif content == "prepared":
@@ -221,15 +221,14 @@ def _of_labels(content: Content, source: Source, product: Product) -> dict[str, 
     title = "Tissues" if product.is_tissue_set else product.models[0].card.title
     metadata: dict[str, Any] = {"Manual": False, "Description": title}
     if content == "conformed labels":
-        metadata["SpatialReference"] = _conformed_reference(source)
+        metadata["SpatialReference"] = f"bids::{_conformed_head(source)}"
     if not product.is_tissue_set:
         metadata["freesurfer"] = {"Description": _FREESURFER_COLUMN}
     return metadata
 
 
-def _conformed_reference(source: Source) -> str:
-    head = source.derivative(source.suffix, ".nii.gz", space=source.conformed_space, desc="conform")
-    return f"bids::{head}"
+def _conformed_head(source: Source) -> PurePosixPath:
+    return source.derivative(source.suffix, ".nii.gz", space=source.conformed_space, desc="conform")
 
 
 def label_table(source: Source, product: Product, scheme: LabelScheme) -> dict[PurePosixPath, bytes]:

@@ -10,6 +10,7 @@ were made in the same way have in common.
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Activity:
 
     record: ProvenanceRecord
 
-    @property
+    @cached_property
     def label(self) -> str:
         """Eight hexadecimal digits, the same where all but the images was the same."""
         common = self.record.as_json()

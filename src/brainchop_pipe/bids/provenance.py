@@ -21,7 +21,7 @@ from brainchop_pipe.bids.sidecar import (
     QualityRecord,
 )
 from brainchop_pipe.inference.session import Execution
-from brainchop_pipe.record import StepRecord
+from brainchop_pipe.record import InputDigests, StepRecord
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.versions import code_version
@@ -70,7 +70,12 @@ def signature(product: Product, settings: Settings) -> str:
 
 
 def provenance_record(
-    product: Product, record: StepRecord, source: Source, state: FileState, settings: Settings
+    product: Product,
+    record: StepRecord,
+    digests: InputDigests,
+    source: Source,
+    state: FileState,
+    settings: Settings,
 ) -> ProvenanceRecord:
     """Describe how a product came about, but for the file that it is written to.
 
@@ -78,7 +83,9 @@ def provenance_record(
     ----------
     product : Product
     record : StepRecord
-        Of the step that made it; with digests.
+        Of the step that made it.
+    digests : InputDigests
+        Of the image.
     source : Source
     state : FileState
         Of the image before it was read.
@@ -92,7 +99,7 @@ def provenance_record(
         signature=signature(product, settings),
         command=settings.command,
         parameters=settings.processing.parameters(),
-        input=_input_record(source, record, state),
+        input=_input_record(source, digests, state),
         **further,
         **({"contrasts": contrasts} if contrasts else {}),
         models=tuple(model_record(model) for model in _models_that_ran(product, record)),
@@ -148,13 +155,11 @@ def model_record(model: Model) -> ModelRecord:
     )
 
 
-def _input_record(source: Source, record: StepRecord, state: FileState) -> InputRecord:
-    if record.digests is None:
-        raise ValueError(f"{source.name}: the step does not say what it was made of")
+def _input_record(source: Source, digests: InputDigests, state: FileState) -> InputRecord:
     return InputRecord(
         uri=source.uri,
-        sha256=record.digests.sha256,
-        voxels_sha256=record.digests.voxels_sha256,
+        sha256=digests.sha256,
+        voxels_sha256=digests.voxels_sha256,
         size=state.size,
         modification_time_ns=state.modified_ns,
     )

@@ -48,6 +48,11 @@ def sidecar_path(image: Path) -> Path:
     return image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
+def image_path(sidecar: Path) -> Path:
+    """Give the place of the image that a sidecar is of."""
+    return sidecar.with_name(sidecar.name.removesuffix(".json") + ".nii.gz")
+
+
 def prepare_output_dir(output_dir: Path, bids_dir: Path | None) -> None:
     """Create the output folder, and refuse one in which something could be lost.
 

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from brainchop_pipe.bids.names import is_on_conformed_grid, parse_name
+from brainchop_pipe.bids.publish import image_path
 from brainchop_pipe.bids.sidecar import LabelMapSidecar
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ TISSUES = "tissues"
 
 _ENDING = "_dseg.json"
 
-_WITHOUT_MAPS = {"figures", "logs", "phenotype", "prov"}
+_WITHOUT_IMAGES = {"figures", "logs", "phenotype", "prov"}
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,16 @@ def find_results(output_dir: Path, participant: str | None = None) -> Iterator[R
             yield result
 
 
+def find_files(folder: Path) -> Iterator[Path]:
+    """Find all files in the folders of an output that hold images, in the order of their names."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and n not in _WITHOUT_IMAGES)
+        yield from (Path(where) / name for name in sorted(files))
+
+
 def read_result(output_dir: Path, sidecar: Path) -> Result | None:
     """Read one label map's sidecar; None, and a line in the log, where it is not this program's."""
-    image = sidecar.with_name(sidecar.name.removesuffix(".json") + ".nii.gz")
+    image = image_path(sidecar)
     try:
         content = LabelMapSidecar.model_validate(json.loads(sidecar.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError, ValidationError):
@@ -161,13 +169,10 @@ def read_table(path: Path) -> tuple[LabelRow, ...]:
 
 
 def _sidecars(output_dir: Path, participant: str | None) -> Iterator[Path]:
-    """Find sidecars of label maps: in the output's own folders, hidden ones left out."""
+    """Find sidecars of label maps, of a participant or of all."""
     if participant is not None and not (output_dir / participant).is_dir():
         # An image of no dataset has its files at the root.
         yield from sorted(output_dir.glob(f"*{_ENDING}"))
         return
-    for where, folders, files in os.walk(output_dir / (participant or "")):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and name not in _WITHOUT_MAPS
-        )
-        yield from (Path(where) / name for name in sorted(files) if name.endswith(_ENDING))
+    files = find_files(output_dir / (participant or ""))
+    yield from (file for file in files if file.name.endswith(_ENDING))

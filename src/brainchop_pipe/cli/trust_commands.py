@@ -7,12 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from brainchop_pipe.bids.provenance_text import provenance_lines
 from brainchop_pipe.cli.arguments import Parser
 from brainchop_pipe.errors import MissingInputError
-from brainchop_pipe.workflows.participant_report import provenance_lines
-from brainchop_pipe.workflows.rerun_file import rerun
 from brainchop_pipe.workflows.trace_file import check_digests, trace
-from brainchop_pipe.workflows.verify_output import verify_output
 
 EXIT_NOT_AS_RECORDED = 65
 
@@ -46,6 +44,9 @@ def run_provenance(argv: list[str]) -> int:
 
 def run_rerun(argv: list[str]) -> int:
     """Make a file again from what is recorded, and compare."""
+    # All that segments an image, which the other two commands need not wait for.
+    from brainchop_pipe.workflows.rerun_file import rerun
+
     parser = Parser(
         prog="brainchop rerun", description="Make a file again from what its sidecar recorded, and compare."
     )
@@ -76,6 +77,8 @@ def run_rerun(argv: list[str]) -> int:
 
 def run_verify(argv: list[str]) -> int:
     """Check a whole output."""
+    from brainchop_pipe.workflows.verify_output import verify_output
+
     parser = Parser(
         prog="brainchop verify",
         description="Check all images of an output: digests, grids, labels, probabilities, references. "

@@ -164,6 +164,13 @@ def canonical_grid(image: Grid) -> Grid:
     return Grid((shape[0], shape[1], shape[2]), affine)
 
 
+def part_of(grid: Grid, start: tuple[int, ...], shape: tuple[int, ...]) -> Grid:
+    """Give a part of a grid, from a voxel on; its voxels stay where they are in the world."""
+    affine = grid.affine.copy()
+    affine[:3, 3] = (affine @ [*start, 1.0])[:3]
+    return Grid((shape[0], shape[1], shape[2]), affine)
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """Voxel values and the grid that they lie on.

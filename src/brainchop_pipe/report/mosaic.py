@@ -15,7 +15,7 @@ from nibabel import orientations
 from nibabel.affines import apply_affine
 from PIL import Image, ImageDraw, ImageFont
 
-from brainchop_pipe.core.grid import Grid, Volume, canonical_grid, voxel_from_voxel
+from brainchop_pipe.core.grid import Grid, Volume, canonical_grid, part_of, voxel_from_voxel
 from brainchop_pipe.core.resample import Box, resample_nearest, support_box
 from brainchop_pipe.core.tiles import full_box
 
@@ -172,7 +172,7 @@ def _cut(head: Volume, labels: Volume, mask: Volume | None) -> _Cut:
     i, j, k = (slice(f.start - b.start, f.stop - b.start) for f, b in zip(found, box, strict=True))
     seen = orientations.apply_orientation(head.voxels, orientations.io_orientation(head.grid.affine))[box]
     low, high = np.percentile(seen[::3, ::3, ::3], _WINDOW)
-    inside = Volume(seen, _part(grid, tuple(s.start for s in box), seen.shape))
+    inside = Volume(seen, part_of(grid, tuple(s.start for s in box), seen.shape))
     return _Cut(inside, labels, mask, (float(low), float(high)), (i, j, k))
 
 
@@ -189,13 +189,6 @@ def _found(labels: Volume, grid: Grid) -> Box:
     return i, j, k
 
 
-def _part(grid: Grid, start: tuple[int, ...], shape: tuple[int, ...]) -> Grid:
-    """Give a part of a grid."""
-    affine = grid.affine.copy()
-    affine[:3, 3] = apply_affine(grid.affine, start)
-    return Grid((shape[0], shape[1], shape[2]), affine)
-
-
 def _places(cut: _Cut, plane: Plane, count: int) -> list[int]:
     """Give the slices of a plane, evenly spread over what was found."""
     found = cut.found[_PLANES[plane][0]]
@@ -209,7 +202,7 @@ def _cell(cut: _Cut, plane: Plane, at: int, scale: float, brush: _Brush) -> np.n
     width, height = (max(round(cut.extent_mm[axis] * scale), 1) for axis in (across, up))
     start = tuple(at if axis == through else 0 for axis in range(3))
     shape = tuple(1 if axis == through else n for axis, n in enumerate(cut.head.grid.shape))
-    grid = _part(cut.head.grid, start, shape)
+    grid = part_of(cut.head.grid, start, shape)
     rows, columns = (np.arange(n) * shape[axis] // n for n, axis in ((height, up), (width, across)))
 
     def upright(voxels: np.ndarray) -> np.ndarray:
