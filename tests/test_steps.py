@@ -30,7 +30,8 @@ WANTS_BRAIN = {"intensity": {"method": "minmax"}, "prepare": "brain"}
 
 
 def run(prepared, card, brain=None, **processing):
-    return run_model((prepared.conformed.volume,), load_model(card), Processing(**processing), brain)[0]
+    heads, ready = (prepared.conformed.volume,), load_model(card)
+    return run_model(heads, ready, Processing(**processing), brain, with_probabilities=True)[0]
 
 
 def brain_of(prepared, card, *, correct=True):

@@ -15,7 +15,7 @@ from brainchop_pipe.errors import InputError
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.card_input import Preparing
 from brainchop_pipe.inference.predict import Prediction
-from brainchop_pipe.inference.view import View, crop_box, scaled, view_of
+from brainchop_pipe.inference.view import View, as_channels, crop_box, scaled, view_of
 from brainchop_pipe.record import BrainRecord, Clock
 
 _BRAIN_ABOVE = 0.5
@@ -162,10 +162,10 @@ def what_model_sees(
     inside = on_grid(Volume(brain.inside.astype(np.float32), brain.probability.grid), grid) > _BRAIN_ABOVE
     box = crop_box(inside.astype(np.uint8) * 255, card, full_volume=full_volume)
     if way == "mask" or record.white_matter is None:
-        shown = [scaled(head.voxels * inside, card.input.intensity) for head in heads]
-        return Seen(View(np.stack(shown), grid, box), f"{record.origin}, the rest set to 0")
+        shown = [scaled(head.voxels * inside, card.input.intensity, box) for head in heads]
+        return Seen(View(as_channels(shown), grid, box), f"{record.origin}, the rest set to 0")
     level = record.white_matter / card.input.white_matter
-    evenly_lit = scale_by_level(on_grid(brain.corrected, grid), level)
+    evenly_lit = scale_by_level(on_grid(brain.corrected, grid)[box], level)
     done = (
         f"{record.origin}, N4 bias correction within it, white matter (grey level "
         f"{record.white_matter:.1f} of the conformed image) scaled to {card.input.white_matter}"

@@ -145,7 +145,7 @@ def find_brain(conformed: Volume, mask_model: ReadyModel, processing: Processing
     wanted = mask_model.card.input.grid
     head = conformed if wanted.is_conformed else on_models_grid(wanted, conformed, conformed)
     with clock.stage(f"infer {name}"):
-        mask = run_model((head,), mask_model, processing, None)[0]
+        mask = run_model((head,), mask_model, processing, None, with_probabilities=True)[0]
     return brain_of_prediction(conformed, mask, name, clock, correct=correct)
 
 
@@ -208,7 +208,9 @@ def segment_tissues(
     clock = Clock()
     card = tissue_model.card
     with clock.stage(f"infer {card.name}"):
-        tissue, seen = run_model(heads, tissue_model, processing, brain, in_pair=True)
+        tissue, seen = run_model(
+            heads, tissue_model, processing, brain, in_pair=True, with_probabilities=True
+        )
     with clock.stage(f"write {card.name}"):
         probabilities = tissue_probabilities(brain.probability, tissue, card)
         on_models_grid = tissue_maps(*(p.voxels for p in probabilities))
@@ -231,8 +233,9 @@ def run_model(
     brain: Brain | None,
     *,
     in_pair: bool = False,
+    with_probabilities: bool = False,
 ) -> tuple[Prediction, Seen]:
-    """Predict and post-filter; probabilities come with models of masks and tissues.
+    """Predict and post-filter.
 
     Parameters
     ----------
@@ -245,6 +248,8 @@ def run_model(
         processing says so.
     in_pair : bool
         It makes tissue maps together with a mask model.
+    with_probabilities : bool
+        Keep the probability of each label, which takes more time and memory.
 
     Raises
     ------
@@ -261,7 +266,7 @@ def run_model(
         device=processing.device,
         threads=processing.threads,
         mem_gb=processing.mem_gb,
-        with_probabilities=card.output.role != "regions",
+        with_probabilities=with_probabilities,
     )
     # Lesions, for example, may well not be there.
     if card.output.role != "regions" and not prediction.labels.voxels.any():
@@ -278,7 +283,7 @@ def prediction_of(brain: Brain) -> tuple[Prediction, Seen] | None:
     if record.execution is None:
         return None
     labels = Volume(brain.inside.astype(np.uint8), probability.grid)
-    confidence = Volume(np.maximum(probability.voxels, 1 - probability.voxels), probability.grid)
+    confidence = np.maximum(probability.voxels, 1 - probability.voxels)
     seen = FieldOfView(full_box(probability.grid.shape), record.field_of_view)
     removed = record.removed_components
     prediction = Prediction(labels, confidence, None, seen, record.execution, removed)
@@ -335,7 +340,9 @@ def _measure(
         intracranial_method=record.origin if record else "",
         components_removed=prediction.removed_components,
         border_share=border_share(on_image, grid.spacing_mm),
-        mean_confidence=mean_confidence(prediction.confidence.voxels, prediction.labels.voxels),
+        mean_confidence=mean_confidence(
+            prediction.confidence, prediction.labels.voxels[prediction.field_of_view.box]
+        ),
         upside_down=record.upside_down if record else False,
     )
 

@@ -54,7 +54,7 @@ def test_tiles_with_a_halo_give_what_the_full_volume_gives(tmp_path, volume, cla
     assert "tiles with a halo of 8" in tiled.field_of_view.description
     assert len(np.unique(whole.labels.voxels)) >= min(classes, 5)
     np.testing.assert_array_equal(tiled.labels.voxels, whole.labels.voxels)
-    np.testing.assert_allclose(tiled.confidence.voxels, whole.confidence.voxels, atol=1e-5)
+    np.testing.assert_allclose(tiled.confidence, whole.confidence, atol=1e-5)
     if with_probabilities:
         np.testing.assert_allclose(tiled.probabilities, whole.probabilities, atol=1e-5)
 

@@ -57,6 +57,10 @@ def _command(arguments: list[str]) -> int:
     Imported only when needed: the libraries of each part cost up to a second.
     """
     command: Callable[[list[str]], int]
+    if _will_segment(arguments):
+        from brainchop_pipe.workflows.early_start import start_ahead
+
+        start_ahead()
     if arguments[:1] == ["models"]:
         from brainchop_pipe.cli.models_command import run_models as command
     elif arguments[:1] == ["segment"]:
@@ -72,6 +76,13 @@ def _command(arguments: list[str]) -> int:
 
         return run_app(arguments)
     return command(arguments[1:])
+
+
+def _will_segment(arguments: list[str]) -> bool:
+    """Tell whether processes will be needed, before anything is checked."""
+    return ("participant" in arguments or arguments[:1] == ["segment"]) and not {"-h", "--help"} & {
+        *arguments
+    }
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

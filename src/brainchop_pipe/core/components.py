@@ -6,8 +6,9 @@ from typing import Literal
 
 import cc3d
 import numpy as np
-from scipy import ndimage
+import scipy
 
+from brainchop_pipe.core.counts import count_values
 from brainchop_pipe.core.resample import Box
 from brainchop_pipe.errors import ShapeError
 
@@ -259,7 +260,7 @@ def _regions(labels: np.ndarray, connectivity: Connectivity, *, per_label: bool)
     # In C order whatever the order in memory: the numbers follow it, and ties follow the numbers.
     inside = np.ascontiguousarray(labels[box])
     numbers = _numbered(inside if per_label else inside != 0, connectivity)
-    sizes = np.bincount(numbers.ravel(), minlength=1)
+    sizes = count_values(numbers)
     sizes[0] = 0
     return _Regions(box, inside, numbers, sizes)
 
@@ -295,15 +296,15 @@ def _holes(labels: np.ndarray, connectivity: Connectivity) -> Iterator[_Hole]:
     numbers = _numbered(labels[outer] == 0, background)
     if not numbers.size:
         return
-    touching = ndimage.generate_binary_structure(3, 1 if background == 6 else 3)
-    for number, found in enumerate(ndimage.find_objects(numbers), start=1):
+    touching = scipy.ndimage.generate_binary_structure(3, 1 if background == 6 else 3)
+    for number, found in enumerate(scipy.ndimage.find_objects(numbers), start=1):
         # Beyond the box of the foreground all is background, or the volume ends.
         if any(s.start == 0 or s.stop == n for s, n in zip(found, numbers.shape, strict=True)):
             continue
         i, j, k = (slice(s.start - 1, s.stop + 1) for s in found)
         inside = numbers[i, j, k] == number
         i, j, k = (slice(o.start + s.start, o.start + s.stop) for o, s in zip(outer, (i, j, k), strict=True))
-        wall = labels[i, j, k][ndimage.binary_dilation(inside, touching) & ~inside]
+        wall = labels[i, j, k][scipy.ndimage.binary_dilation(inside, touching) & ~inside]
         yield _Hole((i, j, k), inside, wall)
 
 
@@ -313,7 +314,7 @@ def _nearest_labels(labels: np.ndarray, hole: np.ndarray) -> np.ndarray:
     Exact: squared distances add up over the axes, so the least of them is found one
     axis after the other, and the label rides along in the low bits.
     """
-    reach = int(ndimage.distance_transform_edt(hole).max())
+    reach = int(scipy.ndimage.distance_transform_edt(hole).max())
     nearest = np.where(labels != 0, labels.astype(np.int64), _FAR)
     for axis in range(3):
         lines = np.moveaxis(nearest, axis, 0)

@@ -1,8 +1,10 @@
 """Grey values: the scale to 8 bits of the conform, and the scalings that models were trained with."""
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
-from scipy.signal import find_peaks
+import scipy
+
+from brainchop_pipe.core.counts import count_values
+from brainchop_pipe.core.resample import Box
 
 _HISTOGRAM_BINS = 1000
 
@@ -65,7 +67,7 @@ def scale_to_uint8(voxels: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def scale_by_quantiles(
-    voxels: np.ndarray, low: float = 0.02, high: float = 0.98, epsilon: float = 1e-3
+    voxels: np.ndarray, low: float = 0.02, high: float = 0.98, epsilon: float = 1e-3, box: Box | None = None
 ) -> np.ndarray:
     """Map two quantiles of all voxels to 0 and 1, and clip.
 
@@ -78,10 +80,12 @@ def scale_by_quantiles(
     epsilon : float
         Added to the difference of the quantiles, in grey levels, so that a flat
         image becomes 0.
+    box : tuple of three slices or None
+        The part of `voxels` that is to be scaled; None: all.
 
     Returns
     -------
-    float32, shape of `voxels`, 0 to 1
+    float32, shape of `voxels` or `box`, 0 to 1
 
     Notes
     -----
@@ -89,19 +93,21 @@ def scale_by_quantiles(
     """
     bottom, top = _quantiles_of_uint8(voxels, (low, high))
     table = (np.arange(256) - bottom) / (top - bottom + epsilon)
-    return np.asarray(table.clip(0, 1).astype(np.float32)[voxels])
+    return _looked_up(table, voxels, box)
 
 
-def scale_by_range(voxels: np.ndarray) -> np.ndarray:
+def scale_by_range(voxels: np.ndarray, box: Box | None = None) -> np.ndarray:
     """Map the lowest value to 0 and the highest to 1; a flat image becomes 0.
 
     Parameters
     ----------
     voxels : uint8, any shape
+    box : tuple of three slices or None
+        The part of `voxels` that is to be scaled; None: all.
 
     Returns
     -------
-    float32, shape of `voxels`, 0 to 1
+    float32, shape of `voxels` or `box`, 0 to 1
 
     Notes
     -----
@@ -109,7 +115,7 @@ def scale_by_range(voxels: np.ndarray) -> np.ndarray:
     """
     low, high = int(voxels.min()), int(voxels.max())
     table = (np.arange(256) - low) / max(high - low, 1)
-    return np.asarray(table.clip(0, 1).astype(np.float32)[voxels])
+    return _looked_up(table, voxels, box)
 
 
 def white_matter_level(brain: np.ndarray) -> float | None:
@@ -138,11 +144,14 @@ def white_matter_level(brain: np.ndarray) -> float | None:
         return None
     # Beyond the top there is room for the far side of a peak there.
     counts, edges = np.histogram(brain, bins=_PEAK_BINS, range=(0, _BEYOND_TOP * top))
-    heights = gaussian_filter1d(counts.astype(np.float64), _PEAK_SMOOTHING_BINS, mode="constant")
-    peaks, _ = find_peaks(heights, height=_LOWEST_PEAK * heights.max())
-    if not len(peaks):
+    heights = scipy.ndimage.gaussian_filter1d(
+        counts.astype(np.float64), _PEAK_SMOOTHING_BINS, mode="constant"
+    )
+    inner = heights[1:-1]
+    is_peak = (inner > heights[:-2]) & (inner >= heights[2:]) & (inner >= _LOWEST_PEAK * heights.max())
+    if not is_peak.any():
         return None
-    level = float((_summit(heights, peaks[-1]) + 0.5) * edges[1])
+    level = float((_summit(heights, int(np.flatnonzero(is_peak)[-1]) + 1) + 0.5) * edges[1])
     return level if level >= np.median(brain) else None
 
 
@@ -169,9 +178,15 @@ def _summit(heights: np.ndarray, peak: int) -> float:
     return float(peak + 0.5 * (before - after) / bend)
 
 
+def _looked_up(table: np.ndarray, voxels: np.ndarray, box: Box | None) -> np.ndarray:
+    """Give what a table has for each grey value of a part of an image, clipped to 0 to 1."""
+    part = voxels if box is None else voxels[box]
+    return np.take(table.clip(0, 1).astype(np.float32), part)
+
+
 def _quantiles_of_uint8(voxels: np.ndarray, fractions: tuple[float, ...]) -> list[float]:
     """Give ``np.quantile`` (linear) from 256 counts instead of a sort of 16 million voxels."""
-    ranks = np.cumsum(np.bincount(voxels.ravel(), minlength=256))
+    ranks = np.cumsum(count_values(voxels))
     values = []
     for fraction in fractions:
         position = fraction * (voxels.size - 1)

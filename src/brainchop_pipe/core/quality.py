@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from brainchop_pipe.core.components import largest_component
+from brainchop_pipe.core.counts import count_values
 from brainchop_pipe.core.grid import Volume
 from brainchop_pipe.errors import ShapeError
 
@@ -89,7 +90,7 @@ def label_volumes_mm3(labels: Volume) -> dict[int, float]:
         Cubic millimetres by label, ascending. Background and labels without a voxel
         are left out.
     """
-    counts = np.bincount(labels.voxels.ravel(order="K"))
+    counts = count_values(labels.voxels)
     voxel = labels.grid.voxel_volume_mm3
     return {label: float(count * voxel) for label, count in enumerate(counts) if label and count}
 
@@ -187,7 +188,7 @@ def looks_upside_down(head: Volume, brain: np.ndarray) -> bool:
     if not inside.any():
         return False
     spacing_mm = np.multiply(head.grid.spacing_mm, (i, j, k))
-    away = ndimage.distance_transform_edt(~inside, spacing_mm) > _AWAY_MM
+    away = scipy.ndimage.distance_transform_edt(~inside, spacing_mm) > _AWAY_MM
     tissue = np.argwhere(away & largest_component(head.voxels[::i, ::j, ::k] > _HEAD_ABOVE))
     core = np.argwhere(inside)
     least, most = (share * len(core) for share in _SHARE_OF_BRAIN)

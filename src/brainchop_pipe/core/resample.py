@@ -1,9 +1,14 @@
-"""One lattice of voxels to another: linear for intensities and probabilities, votes for labels."""
+"""One lattice of voxels to another: linear for intensities and probabilities, votes for labels.
+
+SimpleITK does the walk over the voxels: compiled, in several threads, and with the same
+result for any number of them. What it does not know (an exact border, tolerance for the
+rounding of headers, votes of labels) is added here.
+"""
 
 from itertools import product
 
 import numpy as np
-from scipy import ndimage
+import SimpleITK as sitk  # noqa: N813 - the name that everybody gives it
 
 from brainchop_pipe.core.grid import Grid, Shape3, Volume, voxel_from_voxel
 
@@ -17,8 +22,11 @@ EXACT_VOXELS = 1e-9
 # Two votes nearer than this are a tie; float32 weights of eight corners err by less.
 _VOTE_TOLERANCE = 1e-5
 
-# Target voxels worked on at once by `resample_labels`; keeps its index arrays under 0.5 GB.
-_SLAB_VOXELS = 4_000_000
+# Cells that are voted on at once; keeps the arrays of a vote under 0.5 GB.
+_CELLS_AT_ONCE = 1_000_000
+
+# From a cell's corner with the lowest indices to each of its eight.
+_CORNERS = tuple(product((0, 1), repeat=3))
 
 Box = tuple[slice, slice, slice]
 
@@ -34,29 +42,18 @@ def resample_linear(
         Real numbers of any dtype, shape (I, J, K). NaN spreads to its neighbours.
     target : Grid
     edge_tolerance_voxels : float
-        How far beyond the outermost voxel centres a position still counts as on
-        them, where the axes of the two grids are parallel.
+        How far beyond the outermost voxel centres a position still counts as on them.
 
     Returns
     -------
     float32, shape `target.shape`
         0 beyond the outermost voxel centres of the source (not beyond their edges),
         as in FreeSurfer and in ``scipy.ndimage`` with ``mode="constant"``. Exact
-        where voxel centres coincide.
+        where voxel centres coincide and the two spacings are multiples of each other.
     """
-    matrix = voxel_from_voxel(source.grid, target)
-    out = np.zeros(target.shape, np.float32)
-    box = _reach(matrix, source.grid.shape, target.shape)
-    if box is None:
-        return out
-    local = _matrix_from_corner(matrix, box)
-    shape = _box_shape(box)
-    if _is_axis_aligned(local, shape):
-        out[box] = _interpolate_along_axes(source.voxels, local, shape, edge_tolerance_voxels)
-    else:
-        ndimage.affine_transform(
-            source.voxels, local[:3, :3], local[:3, 3], shape, out[box], order=1, mode="constant"
-        )
+    matrix = _snapped(voxel_from_voxel(source.grid, target), target.shape)
+    out = _walk(source.voxels, matrix, target.shape, sitk.sitkLinear, sitk.sitkFloat32)
+    _clear_beyond(out, matrix, source.grid.shape, edge_tolerance_voxels)
     return out
 
 
@@ -69,14 +66,8 @@ def resample_nearest(source: Volume, target: Grid) -> np.ndarray:
         A position halfway between two voxels takes the one with the higher index.
     """
     matrix = voxel_from_voxel(source.grid, target)
-    out = np.zeros(target.shape, source.voxels.dtype)
-    for box in _slabs(_reach(matrix, source.grid.shape, target.shape, margin_voxels=0.5)):
-        positions = _positions(_matrix_from_corner(matrix, box), _box_shape(box))
-        nearest = [np.floor(p + 0.5 + _TOLERANCE_VOXELS).astype(np.intp) for p in positions]
-        inside = _inside(nearest, source.grid.shape)
-        clipped = [np.clip(p, 0, n - 1) for p, n in zip(nearest, source.grid.shape, strict=True)]
-        out[box] = np.where(inside, source.voxels[tuple(clipped)], 0)
-    return out
+    matrix[:3, 3] += _TOLERANCE_VOXELS
+    return _walk(source.voxels, matrix, target.shape, sitk.sitkNearestNeighbor)
 
 
 def resample_labels(source: Volume, target: Grid) -> np.ndarray:
@@ -88,7 +79,7 @@ def resample_labels(source: Volume, target: Grid) -> np.ndarray:
     Parameters
     ----------
     source : Volume
-        Labels, any integer dtype; 0 is background.
+        Labels, uint8 or uint16; 0 is background.
     target : Grid
 
     Returns
@@ -97,18 +88,23 @@ def resample_labels(source: Volume, target: Grid) -> np.ndarray:
         The lowest label wins ties. 0 beyond the outermost voxel centres of the
         source. Exact where voxel centres coincide.
     """
-    out = np.zeros(target.shape, source.voxels.dtype)
     support = support_box(source.voxels)
     if support is None:
-        return out
+        return np.zeros(target.shape, source.voxels.dtype)
     labels = np.ascontiguousarray(source.voxels[support])
     matrix = voxel_from_voxel(source.grid, target)
     matrix[:3, 3] -= [s.start for s in support]
-    uniform = _uniform_cells(labels)
-    for box in _slabs(_reach(matrix, labels.shape, target.shape)):
-        positions = _positions(_matrix_from_corner(matrix, box), _box_shape(box))
-        out[box] = _vote(labels, uniform, positions)
-    return out
+    cells = _Cells(labels)
+    # The nearest neighbour of a position half a voxel further down is the corner of its cell.
+    to_corner = matrix.copy()
+    to_corner[:3, 3] += _TOLERANCE_VOXELS - 0.5
+    out = _walk(cells.codes, to_corner, target.shape, sitk.sitkNearestNeighbor)
+    contested = np.flatnonzero(out == cells.contested)
+    flat = out.reshape(-1)
+    for start in range(0, len(contested), _CELLS_AT_ONCE):
+        some = contested[start : start + _CELLS_AT_ONCE]
+        flat[some] = cells.vote(_positions(matrix, some, target.shape))
+    return out.astype(labels.dtype, copy=False)
 
 
 def support_box(voxels: np.ndarray) -> Box | None:
@@ -123,150 +119,56 @@ def support_box(voxels: np.ndarray) -> Box | None:
     return box[0], box[1], box[2]
 
 
-def _reach(
-    source_from_target: np.ndarray, source_shape: Shape3, target_shape: Shape3, margin_voxels: float = 0.0
-) -> Box | None:
-    """Box of target voxels that can lie within the source's outermost centres (plus a margin)."""
-    corners = np.array(list(product(*[(-margin_voxels, n - 1 + margin_voxels) for n in source_shape])))
-    inverse = np.linalg.inv(source_from_target)
-    reached = corners @ inverse[:3, :3].T + inverse[:3, 3]
-    # One target voxel more on each side makes up for rounding; it is checked again later.
-    low = np.clip(np.floor(reached.min(axis=0)).astype(int) - 1, 0, target_shape)
-    high = np.clip(np.ceil(reached.max(axis=0)).astype(int) + 2, 0, target_shape)
-    if (low >= high).any():
-        return None
-    i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    return i, j, k
+class _Cells:
+    """The cells of a label map: eight voxels each, between which positions lie.
 
-
-def _slabs(box: Box | None) -> list[Box]:
-    """Cut a box along its first axis into pieces of bounded size; no box, no pieces."""
-    if box is None:
-        return []
-    _, j, k = _box_shape(box)
-    step = max(1, _SLAB_VOXELS // (j * k))
-    starts = range(box[0].start, box[0].stop, step)
-    return [(slice(s, min(s + step, box[0].stop)), box[1], box[2]) for s in starts]
-
-
-def _box_shape(box: Box) -> Shape3:
-    i, j, k = (s.stop - s.start for s in box)
-    return i, j, k
-
-
-def _matrix_from_corner(source_from_target: np.ndarray, box: Box) -> np.ndarray:
-    """Move a matrix's origin to the corner of a target box."""
-    local = source_from_target.copy()
-    local[:3, 3] += local[:3, :3] @ [s.start for s in box]
-    return local
-
-
-def _significant(matrix: np.ndarray, shape: Shape3) -> np.ndarray:
-    """Which coefficients move a position by more than the tolerance over a shape, bool (3, 3)."""
-    return np.asarray(np.abs(matrix[:3, :3]) * (np.array(shape) - 1).clip(1) > _TOLERANCE_VOXELS)
-
-
-def _is_axis_aligned(matrix: np.ndarray, shape: Shape3) -> bool:
-    significant = _significant(matrix, shape)
-    return bool((significant.sum(axis=0) == 1).all() and (significant.sum(axis=1) == 1).all())
-
-
-def _interpolate_along_axes(
-    voxels: np.ndarray, source_from_target: np.ndarray, shape: Shape3, edge_tolerance_voxels: float
-) -> np.ndarray:
-    """Interpolate one axis after the other; the matrix pairs each target axis with one source axis."""
-    source_axis = np.abs(source_from_target[:3, :3]).argmax(axis=0)
-    result = voxels.transpose(source_axis)
-    # What shrinks the volume most goes first.
-    for axis in sorted(range(3), key=lambda a: shape[a] / result.shape[a]):
-        step = source_from_target[source_axis[axis], axis]
-        positions = step * np.arange(shape[axis]) + source_from_target[source_axis[axis], 3]
-        result = _interpolate_axis(result, positions, axis, edge_tolerance_voxels)
-    return result
-
-
-def _interpolate_axis(
-    voxels: np.ndarray, positions: np.ndarray, axis: int, edge_tolerance_voxels: float
-) -> np.ndarray:
-    count = voxels.shape[axis]
-    low, fraction = _cell(positions)
-    inside = (positions >= -edge_tolerance_voxels) & (positions <= count - 1 + edge_tolerance_voxels)
-    below = np.take(voxels, low.clip(0, count - 1), axis).astype(np.float32, copy=False)
-    if fraction.any():
-        above = np.take(voxels, (low + 1).clip(0, count - 1), axis).astype(np.float32, copy=False)
-        below += _along(fraction.astype(np.float32), axis) * (above - below)
-    if not inside.all():
-        below *= _along(inside.astype(np.float32), axis)
-    return below
-
-
-def _along(values: np.ndarray, axis: int) -> np.ndarray:
-    """View values as varying along one of three axes."""
-    shape = [1, 1, 1]
-    shape[axis] = -1
-    return values.reshape(shape)
-
-
-def _cell(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split positions into a voxel index and the fraction of the way to the next, snapped to centres."""
-    low = np.floor(positions + _TOLERANCE_VOXELS).astype(np.intp)
-    fraction = positions - low
-    return low, np.where(fraction <= _TOLERANCE_VOXELS, 0.0, fraction)
-
-
-def _positions(source_from_target: np.ndarray, shape: Shape3) -> list[np.ndarray]:
-    """Source positions of all voxels of a target box, one array an axis, each broadcast to its need.
-
-    An array keeps length 1 along the target axes that it does not depend on, so that
-    axis-aligned grids cost next to nothing.
+    Parameters
+    ----------
+    labels : integers, shape (I, J, K)
+        In C order.
     """
-    indices = np.ogrid[tuple(slice(n) for n in shape)]
-    significant = _significant(source_from_target, shape)
-    positions = []
-    for row, used in zip(source_from_target[:3], significant, strict=True):
-        terms = [c * index for c, index, u in zip(row[:3], indices, used, strict=True) if u]
-        positions.append(np.asarray(sum(terms, np.full((1, 1, 1), row[3]))))
-    return positions
+
+    def __init__(self, labels: np.ndarray) -> None:
+        self._labels = labels
+        lowest, highest = labels, labels
+        for axis in range(3):
+            lowest = np.minimum(lowest, _following(lowest, axis))
+            highest = np.maximum(highest, _following(highest, axis))
+        one_more = int(labels.max()) + 1
+        #: What stands in `codes` for a cell with several labels.
+        self.contested = one_more
+        #: The label that all eight voxels have, at the one with the lowest indices.
+        self.codes = np.where(lowest == highest, labels, one_more).astype(
+            np.promote_types(labels.dtype, np.min_scalar_type(one_more)), copy=False
+        )
+
+    def vote(self, positions: np.ndarray) -> np.ndarray:
+        """Give the label with the largest weight at positions, float64 (3, N); 0 beyond the last centres."""
+        corner, fraction = _cell(positions)
+        last = np.array(self._labels.shape)[:, np.newaxis] - 1
+        inside = ((positions >= -_TOLERANCE_VOXELS) & (positions <= last + _TOLERANCE_VOXELS)).all(axis=0)
+        steps = [np.minimum(axis + 1, n) - axis for axis, n in zip(corner, last, strict=True)]
+        strides = [s // self._labels.itemsize for s in self._labels.strides]
+        first = sum(axis * stride for axis, stride in zip(corner, strides, strict=True))
+        flat = self._labels.reshape(-1)
+        ways = [(np.zeros_like(step), step * stride) for step, stride in zip(steps, strides, strict=True)]
+        candidates = [flat[first + ways[0][i] + ways[1][j] + ways[2][k]] for i, j, k in _CORNERS]
+        sides = [(1 - f, f) for f in fraction.astype(np.float32)]
+        weights = [sides[0][i] * sides[1][j] * sides[2][k] for i, j, k in _CORNERS]
+        return np.where(inside, _winner(candidates, weights), 0)
 
 
-def _inside(indices: list[np.ndarray], shape: Shape3) -> np.ndarray:
-    i, j, k = ((p >= 0) & (p < n) for p, n in zip(indices, shape, strict=True))
-    return np.asarray(i & j & k)
+def _winner(candidates: list[np.ndarray], weights: list[np.ndarray]) -> np.ndarray:
+    """Give the label with the largest sum of weights among eight; most cells have two."""
+    lowest, highest = np.minimum.reduce(candidates), np.maximum.reduce(candidates)
+    votes = sum(w * (c == highest) for c, w in zip(candidates, weights, strict=True))
+    best = np.where(votes > (1 + _VOTE_TOLERANCE) / 2, highest, lowest)
+    several = np.flatnonzero(np.any([(c != lowest) & (c != highest) for c in candidates], axis=0))
+    best[several] = _winner_of_several([c[several] for c in candidates], [w[several] for w in weights])
+    return best
 
 
-def _uniform_cells(labels: np.ndarray) -> np.ndarray:
-    """Which voxels hold the same label as all seven neighbours at higher indices, bool."""
-    lowest, highest = labels, labels
-    for axis in range(3):
-        following = np.arange(1, labels.shape[axis] + 1).clip(max=labels.shape[axis] - 1)
-        lowest = np.minimum(lowest, np.take(lowest, following, axis))
-        highest = np.maximum(highest, np.take(highest, following, axis))
-    return np.asarray(lowest == highest)
-
-
-def _vote(labels: np.ndarray, uniform: np.ndarray, positions: list[np.ndarray]) -> np.ndarray:
-    """Label with the largest weight at each position; only cells with several labels are voted on."""
-    cells = [_cell(p) for p in positions]
-    low = [c[0] for c in cells]
-    inside = _inside(low, labels.shape)
-    clipped = [p.clip(0, n - 1) for p, n in zip(low, labels.shape, strict=True)]
-    flat = np.ravel_multi_index(tuple(np.broadcast_arrays(*clipped)), labels.shape)
-    out = np.where(inside, labels.ravel()[flat], 0)
-    contested = np.nonzero(inside & ~uniform.ravel()[flat])
-    corner = [np.broadcast_to(p, inside.shape)[contested] for p in clipped]
-    weight = [np.broadcast_to(c[1], inside.shape)[contested].astype(np.float32) for c in cells]
-    out[contested] = _winner(labels, corner, weight)
-    return out.astype(labels.dtype, copy=False)
-
-
-def _winner(labels: np.ndarray, corner: list[np.ndarray], fraction: list[np.ndarray]) -> np.ndarray:
-    """Label with the largest trilinear weight among the eight corners of each cell."""
-    candidates, weights = [], []
-    for steps in product((0, 1), repeat=3):
-        index = [(c + s).clip(max=n - 1) for c, s, n in zip(corner, steps, labels.shape, strict=True)]
-        candidates.append(labels[tuple(index)])
-        factors = [f if s else 1 - f for f, s in zip(fraction, steps, strict=True)]
-        weights.append(factors[0] * factors[1] * factors[2])
+def _winner_of_several(candidates: list[np.ndarray], weights: list[np.ndarray]) -> np.ndarray:
     best = candidates[0]
     best_votes = np.full(best.shape, -1.0, np.float32)
     for candidate in candidates:
@@ -275,4 +177,99 @@ def _winner(labels: np.ndarray, corner: list[np.ndarray], fraction: list[np.ndar
         wins |= (votes > best_votes - _VOTE_TOLERANCE) & (candidate < best)
         best = np.where(wins, candidate, best)
         best_votes = np.where(wins, votes, best_votes)
-    return np.asarray(best)
+    return best
+
+
+def _following(values: np.ndarray, axis: int) -> np.ndarray:
+    """Give each voxel's next along an axis; the last one's is itself."""
+    count = values.shape[axis]
+    return np.take(values, np.arange(1, count + 1).clip(max=count - 1), axis)
+
+
+def _cell(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split positions into a voxel index and the fraction of the way to the next, snapped to centres."""
+    low = np.floor(positions + _TOLERANCE_VOXELS)
+    fraction = positions - low
+    return low.astype(np.intp), np.where(fraction <= _TOLERANCE_VOXELS, 0.0, fraction)
+
+
+def _positions(source_from_target: np.ndarray, flat: np.ndarray, shape: Shape3) -> np.ndarray:
+    """Give the source positions of target voxels, by their numbers in C order: float64 (3, N)."""
+    indices = np.array(np.unravel_index(flat, shape)).astype(np.float64)
+    return np.asarray(source_from_target[:3, :3] @ indices + source_from_target[:3, 3:])
+
+
+def _snapped(source_from_target: np.ndarray, shape: Shape3) -> np.ndarray:
+    """Take off what rounding has left on whole numbers, so that centres that coincide do so exactly."""
+    snapped = source_from_target.copy()
+    whole = np.rint(snapped)
+    reach = np.array([*shape, 1])
+    near = np.abs(snapped - whole) * np.maximum(reach, 1) <= _TOLERANCE_VOXELS
+    # A position is whole where all that it is the sum of is.
+    rows = near[:3].all(axis=1)
+    snapped[:3][rows] = whole[:3][rows]
+    return snapped
+
+
+def _walk(
+    voxels: np.ndarray,
+    source_from_target: np.ndarray,
+    shape: Shape3,
+    interpolator: int,
+    kind: int | None = None,
+) -> np.ndarray:
+    """Interpolate at the position of each target voxel; 0 beyond the edges of the outermost voxels.
+
+    Returns
+    -------
+    shape `shape`, in C order
+        float32 where `kind` says so, else dtype of `voxels`.
+    """
+    # SimpleITK counts the axes of an array from the last one.
+    is_fortran = voxels.flags.f_contiguous and not voxels.flags.c_contiguous
+    image = sitk.GetImageFromArray(_known_to_sitk(voxels.T if is_fortran else voxels))
+    matrix = source_from_target[:3, :3][:, ::-1]
+    offset = source_from_target[:3, 3]
+    if not is_fortran:
+        matrix, offset = matrix[::-1], offset[::-1]
+    move = sitk.AffineTransform(3)
+    move.SetMatrix(matrix.ravel().tolist())
+    move.SetTranslation(offset.tolist())
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize([int(n) for n in shape[::-1]])
+    resampler.SetTransform(move)
+    resampler.SetInterpolator(interpolator)
+    resampler.SetDefaultPixelValue(0)
+    if kind is not None:
+        resampler.SetOutputPixelType(kind)
+    return np.asarray(sitk.GetArrayFromImage(resampler.Execute(image)))
+
+
+def _known_to_sitk(voxels: np.ndarray) -> np.ndarray:
+    """Give numbers in a type that SimpleITK has."""
+    if voxels.dtype.kind == "b":
+        return voxels.astype(np.uint8)
+    if voxels.dtype.kind == "f" and voxels.dtype.itemsize not in (4, 8):
+        return voxels.astype(np.float64)
+    return voxels
+
+
+def _clear_beyond(
+    out: np.ndarray, source_from_target: np.ndarray, source_shape: Shape3, tolerance: float
+) -> None:
+    """Set to 0 what lies beyond the outermost centres of the source, by rows along the last axis."""
+    i, j = np.ogrid[: out.shape[0], : out.shape[1]]
+    count = out.shape[2]
+    first = np.zeros(out.shape[:2])
+    last = np.full(out.shape[:2], count - 1.0)
+    for row, n in zip(source_from_target[:3], source_shape, strict=True):
+        start = row[0] * i + row[1] * j + row[3]
+        low, high = -tolerance - start, n - 1 + tolerance - start
+        if abs(row[2]) * count <= tolerance:
+            last = np.where((low > 0) | (high < 0), -1.0, last)
+            continue
+        ends = np.sort([low / row[2], high / row[2]], axis=0)
+        first, last = np.maximum(first, np.ceil(ends[0])), np.minimum(last, np.floor(ends[1]))
+    cut = (first > 0) | (last < count - 1)
+    k = np.arange(count)
+    out[cut] *= (k >= first[cut][:, np.newaxis]) & (k <= last[cut][:, np.newaxis])

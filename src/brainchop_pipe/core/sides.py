@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy import ndimage, optimize
+import scipy
 
+from brainchop_pipe.core.counts import count_values
 from brainchop_pipe.core.grid import Grid, Volume, canonical_grid, voxel_from_voxel
 from brainchop_pipe.core.resample import resample_nearest, support_box
 from brainchop_pipe.errors import ModelError
@@ -101,7 +102,7 @@ def midsagittal_plane(labels: Volume) -> Plane:
     start = np.array(max(_STARTS, key=_Mirror(brain, _COARSE_VOXELS).symmetry))
     steps = np.array([[0, 0, 0], [0.1, 0, 0], [0, 0.1, 0], [0, 0, 3.0]])
     mirror = _Mirror(brain, _FINE_VOXELS)
-    found = optimize.minimize(
+    found = scipy.optimize.minimize(
         lambda tilt: -mirror.symmetry(tilt),
         start,
         method="Nelder-Mead",
@@ -165,7 +166,7 @@ def split_sides(labels: Volume, values: Mapping[int, tuple[int, ...]], plane: Pl
 
 def _tables(found: np.ndarray, values: Mapping[int, tuple[int, ...]]) -> np.ndarray:
     """Give each label's new value on the left and on the right, uint16, shape (2, highest label + 1)."""
-    counts = np.bincount(found.ravel(order="K"))
+    counts = count_values(found)
     tables = np.zeros((2, len(counts)), np.uint16)
     for label in range(1, len(counts)):
         given = values.get(label, ())
@@ -217,7 +218,9 @@ class _Mirror:
         affine = self.brain.grid.affine
         mirror = np.linalg.inv(affine) @ reflection @ affine
         places = mirror[:3, :3] @ self.ijk + mirror[:3, 3:]
-        return float((ndimage.map_coordinates(self.brain.voxels, places, order=0) == self.labels).mean())
+        return float(
+            (scipy.ndimage.map_coordinates(self.brain.voxels, places, order=0) == self.labels).mean()
+        )
 
 
 def _distance_mm(brain: Volume, plane: Plane) -> np.ndarray:
@@ -229,7 +232,7 @@ def _distance_mm(brain: Volume, plane: Plane) -> np.ndarray:
     distance = np.asarray(across[0] * i + across[1] * j + across[2] * k + across[3] - middle, np.float32)
     near = (brain.voxels != 0) & (np.abs(distance) <= _BEND_MM + _SURE_MM)
     places = np.array(along)[:, :3] @ np.array(np.nonzero(near)) + np.array(along)[:, 3:]
-    distance[near] -= ndimage.map_coordinates(_bend_mm(strip.voxels), places, order=1, mode="nearest")
+    distance[near] -= scipy.ndimage.map_coordinates(_bend_mm(strip.voxels), places, order=1, mode="nearest")
     return distance
 
 
@@ -264,7 +267,7 @@ def _bend_mm(strip: np.ndarray) -> np.ndarray:
         left, right = middle + half_mm // 2, middle + (half_mm + 1) // 2
         differs = sum(strip[left - n] != strip[right + n] for n in np.arange(1, _STRIP_MM + 1)) / _STRIP_MM
         cut = np.mean([strip[left] != 0, strip[right] != 0], axis=0)
-        cost = ndimage.gaussian_filter(differs + _CUT_WEIGHT * cut, _SMOOTHING_MM, truncate=3)
+        cost = scipy.ndimage.gaussian_filter(differs + _CUT_WEIGHT * cut, _SMOOTHING_MM, truncate=3)
         cost += _BEND_WEIGHT * (half_mm / 2) ** 2
         best[cost < lowest] = half_mm / 2
         lowest = np.minimum(cost, lowest)

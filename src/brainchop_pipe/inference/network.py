@@ -13,9 +13,6 @@ from brainchop_pipe.inference.session import Device, Execution, open_session, re
 
 logger = logging.getLogger(__name__)
 
-# From so many classes on the arg-max happens inside the network: below, scores are small.
-_REDUCED_FROM = 9
-
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -51,8 +48,8 @@ class Network:
     device, threads
         See `open_session`.
     with_probabilities : bool
-        Give the probability of each label. Without, the arg-max of many classes happens
-        inside the network: scores of all at once, seven gigabytes for 104 of them, never
+        Give the probability of each label. Without, the arg-max happens inside the
+        network: scores of all classes at once, seven gigabytes for 104 of them, never
         exist.
     """
 
@@ -202,8 +199,7 @@ class Network:
 
 
 def _can_be_reduced(card: ModelCard) -> bool:
-    many = card.output.class_count >= _REDUCED_FROM
-    return many and card.output.values == "logits" and card.input.layout == "NCDHW"
+    return card.output.values == "logits" and card.input.layout == "NCDHW"
 
 
 def _padded(batch: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -22,9 +22,8 @@ class Prediction:
     ----------
     labels : Volume
         uint8, or uint16 for more than 256 labels; on the model's grid.
-    confidence : Volume
-        float32, 0 to 1: the probability of the label, or its share of the votes; 1
-        where the network did not look.
+    confidence : float32, shape of the field of view's box, 0 to 1
+        The probability of the label, or its share of the votes.
     probabilities : float32, shape (labels, *box), or None
         Within the field of view; outside of it the background has 1.
     field_of_view : FieldOfView
@@ -34,7 +33,7 @@ class Prediction:
     """
 
     labels: Volume
-    confidence: Volume
+    confidence: np.ndarray
     probabilities: np.ndarray | None
     field_of_view: FieldOfView
     execution: Execution
@@ -104,11 +103,9 @@ def predict(
     scores, seen = run_way(network, view.channels, view.grid, view.box, mem_gb)
     labels = np.zeros(view.grid.shape, scores.labels.dtype)
     labels[seen.box] = scores.labels
-    confidence = np.ones(view.grid.shape, np.float32)
-    confidence[seen.box] = scores.confidence
     return Prediction(
         Volume(labels, view.grid),
-        Volume(confidence, view.grid),
+        scores.confidence,
         scores.probabilities if with_probabilities else None,
         seen,
         network.execution,

@@ -27,12 +27,12 @@ class View:
 
     Parameters
     ----------
-    channels : real numbers, shape (channels, I, J, K)
+    channels : real numbers, shape (channels, *box)
         In the scale that the network was trained with.
     grid : Grid
-        Of each channel.
+        Of the whole volume.
     box : tuple of three slices
-        The part that is run.
+        The part of it that is run.
     """
 
     channels: np.ndarray
@@ -51,9 +51,14 @@ def view_of(volumes: tuple[Volume, ...], card: ModelCard, *, full_volume: bool =
     full_volume : bool
         No crop.
     """
-    channels = np.stack([scaled(volume.voxels, card.input.intensity) for volume in volumes])
     first = volumes[0]
-    return View(channels, first.grid, crop_box(_to_eight_bits(first.voxels), card, full_volume=full_volume))
+    box = crop_box(_to_eight_bits(first.voxels), card, full_volume=full_volume)
+    return View(as_channels([scaled(v.voxels, card.input.intensity, box) for v in volumes]), first.grid, box)
+
+
+def as_channels(volumes: list[np.ndarray]) -> np.ndarray:
+    """Put volumes of one shape behind each other along a first axis; a single one is not copied."""
+    return volumes[0][np.newaxis] if len(volumes) == 1 else np.stack(volumes)
 
 
 def crop_box(head: np.ndarray, card: ModelCard, *, full_volume: bool = False) -> Box:
@@ -72,18 +77,24 @@ def crop_box(head: np.ndarray, card: ModelCard, *, full_volume: bool = False) ->
     return head_box(head, crop.threshold, crop.margin_voxels)
 
 
-def scaled(voxels: np.ndarray, scaling: Intensity) -> np.ndarray:
-    """Scale grey values as a card says: float32, shape of `voxels`."""
+def scaled(voxels: np.ndarray, scaling: Intensity, box: Box | None = None) -> np.ndarray:
+    """Scale an image, or a part of it, as a card says, by the grey values of all of it: float32."""
+    if voxels.dtype == np.uint8:
+        if isinstance(scaling, QuantileScaling) and scaling.over == "volume":
+            return scale_by_quantiles(voxels, scaling.low, scaling.high, scaling.epsilon, box)
+        if isinstance(scaling, RangeScaling):
+            return scale_by_range(voxels, box)
+    whole = _scaled(voxels, scaling)
+    return whole if box is None else whole[box]
+
+
+def _scaled(voxels: np.ndarray, scaling: Intensity) -> np.ndarray:
     if isinstance(scaling, QuantileScaling):
-        if scaling.over == "volume" and voxels.dtype == np.uint8:
-            return scale_by_quantiles(voxels, scaling.low, scaling.high, scaling.epsilon)
         if scaling.over == "volume":
             bottom, top = np.quantile(voxels, (scaling.low, scaling.high))
             return scale_by_window(voxels, float(bottom), float(top + scaling.epsilon))
         return scale_by_foreground_quantiles(voxels, scaling.low, scaling.high, scaling.epsilon)
     if isinstance(scaling, RangeScaling):
-        if voxels.dtype == np.uint8:
-            return scale_by_range(voxels)
         low, high = float(voxels.min()), float(voxels.max())
         return scale_by_window(voxels, low, high if high > low else low + 1)
     if isinstance(scaling, ZScoreScaling):
@@ -97,4 +108,4 @@ def _to_eight_bits(voxels: np.ndarray) -> np.ndarray:
     """Give grey levels of 0 to 255 for finding the head."""
     if voxels.dtype == np.uint8:
         return voxels
-    return (scaled(voxels, RangeScaling(method="minmax")) * _EIGHT_BITS).astype(np.uint8)
+    return (_scaled(voxels, RangeScaling(method="minmax")) * _EIGHT_BITS).astype(np.uint8)

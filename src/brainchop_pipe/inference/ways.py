@@ -44,9 +44,9 @@ def run_way(
     Parameters
     ----------
     network : Network
-    channels : real numbers, shape (channels, I, J, K)
+    channels : real numbers, shape (channels, *box)
     grid : Grid
-        Of the volume.
+        Of the volume that the box is a part of.
     box : tuple of three slices
     mem_gb : float or None
         Most that the network may take; a whole volume is cut into tiles to keep it.
@@ -62,20 +62,19 @@ def run_way(
         The network does not fit into `mem_gb`, even in tiles.
     """
     run = network.card.input.run
-    inside = channels[(slice(None), *box)]
-    size = " x ".join(str(n) for n in inside.shape[1:])
+    size = " x ".join(str(n) for n in channels.shape[1:])
     if isinstance(run, Slices):
-        return _run_slices(network, inside, grid, run), FieldOfView(
+        return _run_slices(network, channels, grid, run), FieldOfView(
             box, f"{size}, slice by slice ({', '.join(run.planes)})"
         )
     if isinstance(run, SubVolumes):
-        scores, count = _run_sub_volumes(network, inside, run)
+        scores, count = _run_sub_volumes(network, channels, run)
         return scores, FieldOfView(box, f"{size}, votes of {count} pieces of {run.shape}")
-    tiles = _tiles(network.card, inside.shape[1:], run, mem_gb)
+    tiles = _tiles(network.card, channels.shape[1:], run, mem_gb)
     if len(tiles) == 1:
-        return network.run(inside), FieldOfView(box, size)
+        return network.run(channels), FieldOfView(box, size)
     described = f"{size}, in {len(tiles)} tiles with a halo of {run.halo}"
-    return _run_tiles(network, inside, tiles), FieldOfView(box, described)
+    return _run_tiles(network, channels, tiles), FieldOfView(box, described)
 
 
 def need_gb(card: ModelCard, voxels: float) -> float:
