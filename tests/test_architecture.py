@@ -52,7 +52,8 @@ ALLOWED = {
 }
 
 THIRD_PARTY = {
-    "onnxruntime": {"inference/session.py"},
+    "onnxruntime": {"inference/onnxruntime_runner.py"},
+    "openvino": {"inference/openvino_runner.py"},
     "onnx": {"inference/onnx_file.py", "inference/reduce.py", "zoo/convert.py", "zoo/inspect.py"},
     "safetensors": {"zoo/safetensors_meshnet.py"},
     "bids": {"bids/dataset.py"},

@@ -241,6 +241,7 @@ class _ImageWork:
             "orientation": processing.output_orientation,
             "keep_conformed": "conformed" in self.settings.extras,
             "device": processing.device,
+            "precision": processing.precision,
             "threads": processing.threads,
             "mem_gb": processing.mem_gb,
         }

@@ -20,6 +20,7 @@ from brainchop_pipe.engines.nipype_interfaces import (
 )
 from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.inference.numbering import LabelScheme
+from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.session import Device
 from brainchop_pipe.settings import DEFAULT_MODELS, Orientation, Preparation, Processing
 from brainchop_pipe.zoo.catalog import Model, absolute_names, find_model
@@ -47,6 +48,7 @@ def init_brainchop_segment_wf(
     label_scheme: LabelScheme = "compact",
     orientation: Orientation = "ras",
     device: Device = "auto",
+    precision: Precision = "float32",
     omp_nthreads: int = 1,
     mem_gb: float | None = None,
     name: str = "brainchop_segment_wf",
@@ -60,7 +62,7 @@ def init_brainchop_segment_wf(
         tissue model make the tissue maps together.
     tissue_model : str or None
         Name of the model that owns the tissue maps; None: the first that can.
-    prefer_affine, prepare, full_volume, interpolation, label_scheme, orientation, device, mem_gb
+    prefer_affine, prepare, full_volume, interpolation, label_scheme, orientation, device, precision, mem_gb
         See `segment_tissues_file` and `segment_labels_file`.
     mask_model : str or None
         Which model finds the brain for others, where no pair does; None: the first of
@@ -85,7 +87,9 @@ def init_brainchop_segment_wf(
     conform = pe.Node(Conform(prefer_affine=prefer_affine), name="conform", mem_gb=_IMAGE_GB)
     workflow.connect(inputnode, "in_file", conform, "in_file")
     workflow.connect(conform, "out_file", outputnode, "conformed")
-    resources = {"device": device, "threads": omp_nthreads} | ({"mem_gb": mem_gb} if mem_gb else {})
+    resources = {"device": device, "precision": precision, "threads": omp_nthreads} | (
+        {"mem_gb": mem_gb} if mem_gb else {}
+    )
     common = {
         "prefer_affine": prefer_affine,
         "prepare": prepare,
@@ -148,6 +152,7 @@ def init_brainchop_derivatives_wf(
     interpolation: LabelInterpolation = "linear",
     label_scheme: LabelScheme = "compact",
     orientation: Orientation = "ras",
+    precision: Precision = "float32",
     name: str = "brainchop_derivatives_wf",
 ) -> Any:
     """Build a workflow that writes what `init_brainchop_segment_wf` makes as BIDS derivatives.
@@ -163,7 +168,7 @@ def init_brainchop_derivatives_wf(
         Root of the derivatives.
     models, tissue_model, prefer_affine, prepare, mask_model, full_volume, interpolation
         See `init_brainchop_segment_wf`.
-    label_scheme, orientation
+    label_scheme, orientation, precision
         See `init_brainchop_segment_wf`.
     name : str
 
@@ -187,6 +192,7 @@ def init_brainchop_derivatives_wf(
         label_interpolation=interpolation,
         label_scheme=label_scheme,
         output_orientation=orientation,
+        precision=precision,
     )
     interface = WriteDerivatives(
         bids_dir=bids_dir.resolve(), output_dir=output_dir.resolve(), processing=processing

@@ -92,4 +92,15 @@ class ProviderError(PipeError, RuntimeError):
 
 
 class WorkerLostError(PipeError, RuntimeError):
-    """A process that worked on an image ended before it was done."""
+    """A process that worked on an image ended before it was done.
+
+    Parameters
+    ----------
+    message : str
+    crashed : bool
+        It broke by itself, inside a library for example, and was not killed.
+    """
+
+    def __init__(self, message: str, *, crashed: bool = False) -> None:
+        super().__init__(message)
+        self.crashed = crashed

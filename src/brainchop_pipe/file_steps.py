@@ -19,6 +19,7 @@ from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.images import read_image
 from brainchop_pipe.inference.filters import filter_labels
 from brainchop_pipe.inference.predict import predict
+from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.session import Device
 from brainchop_pipe.inference.view import view_of
 from brainchop_pipe.preparation import brain_of_mask
@@ -80,6 +81,7 @@ def extract_brain_file(
     mask_model: str = DEFAULT_MASK_MODEL,
     correct: bool = True,
     device: Device = "auto",
+    precision: Precision = "float32",
     threads: int = 1,
     mem_gb: float | None = None,
     full_volume: bool = False,
@@ -103,6 +105,8 @@ def extract_brain_file(
         matter.
     device : str
         "auto": the best that works; a name is strict.
+    precision : {"float32", "bfloat16", "float16"}
+        What the network computes in where its card names that; float32 is always allowed.
     threads : int
         Of the CPU provider.
     mem_gb : float or None
@@ -124,7 +128,9 @@ def extract_brain_file(
         digest = sha256_of_file(given_mask)
         brain = brain_of_mask(image.volume, mask, digest, Clock(), correct=correct)
     else:
-        processing = Processing(full_volume=full_volume, device=device, threads=threads, mem_gb=mem_gb)
+        processing = Processing(
+            full_volume=full_volume, device=device, precision=precision, threads=threads, mem_gb=mem_gb
+        )
         brain = find_brain(image.volume, load_model(mask_model), processing, correct=correct)
     return write_brain(out_dir, brain, image.placement)
 
@@ -135,6 +141,7 @@ def infer_file(
     *,
     model: str,
     device: Device = "auto",
+    precision: Precision = "float32",
     threads: int = 1,
     mem_gb: float | None = None,
     full_volume: bool = False,
@@ -151,6 +158,8 @@ def infer_file(
         Name of a shipped card, or path of a card.
     device : str
         "auto": the best that works; a name is strict.
+    precision : {"float32", "bfloat16", "float16"}
+        What the network computes in where its card names that; float32 is always allowed.
     threads : int
         Of the CPU provider.
     mem_gb : float or None
@@ -169,7 +178,9 @@ def infer_file(
     grid = ready.card.input.grid
     image = read_conformed(in_file) if grid.is_conformed else read_on_grid(in_file, grid)
     view = view_of((image.volume,), ready.card, full_volume=full_volume)
-    prediction = predict(view, ready.content, ready.card, device=device, threads=threads, mem_gb=mem_gb)
+    prediction = predict(
+        view, ready.content, ready.card, device=device, precision=precision, threads=threads, mem_gb=mem_gb
+    )
     return write_volume(out_file, prediction.labels, image.placement, labels=True)
 
 

@@ -9,6 +9,7 @@ from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.images import Image, read_image
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.numbering import LabelScheme
+from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.session import Device
 from brainchop_pipe.preparation import Brain
 from brainchop_pipe.settings import Orientation, Preparation, Processing
@@ -36,6 +37,7 @@ def segment_labels_file(
     contrast_files: tuple[Path, ...] = (),
     prepare: Preparation = "auto",
     device: Device = "auto",
+    precision: Precision = "float32",
     threads: int = 1,
     mem_gb: float | None = None,
     full_volume: bool = False,
@@ -70,6 +72,8 @@ def segment_labels_file(
         lies within the mask; "brain": the same, evenly lit.
     device : str
         "auto": the best that works; a name is strict.
+    precision : {"float32", "bfloat16", "float16"}
+        What the network computes in where its card names that; float32 is always allowed.
     threads : int
         Of the CPU provider.
     mem_gb : float or None
@@ -101,6 +105,7 @@ def segment_labels_file(
         label_interpolation=interpolation,
         label_scheme=label_scheme,
         device=device,
+        precision=precision,
         threads=threads,
         mem_gb=mem_gb,
     )
@@ -128,6 +133,7 @@ def segment_tissues_file(
     tissue_model: str,
     prepare: Preparation = "auto",
     device: Device = "auto",
+    precision: Precision = "float32",
     threads: int = 1,
     mem_gb: float | None = None,
     full_volume: bool = False,
@@ -155,6 +161,8 @@ def segment_tissues_file(
         As for `segment_labels_file`.
     device : str
         "auto": the best that works; a name is strict.
+    precision : {"float32", "bfloat16", "float16"}
+        What the network computes in where its card names that; float32 is always allowed.
     threads : int
         Of the CPU provider.
     mem_gb : float or None
@@ -180,6 +188,7 @@ def segment_tissues_file(
         full_volume=full_volume,
         output_orientation=orientation,
         device=device,
+        precision=precision,
         threads=threads,
         mem_gb=mem_gb,
     )

@@ -8,13 +8,17 @@ from typing import Any, Literal
 from brainchop_pipe.core.conform import LabelInterpolation
 from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.inference.numbering import LabelScheme
-from brainchop_pipe.inference.session import Device
+from brainchop_pipe.inference.runner import Precision
+from brainchop_pipe.inference.session import AVOID_VARIABLE, DEVICES, Device
 
 Orientation = Literal["ras", "native"]
 Preparation = Literal["auto", "none", "mask", "brain"]
 
 # Until the package carries a model of its own: together these two give mask and tissues.
 DEFAULT_MODELS = ("mindgrab", "tissue")
+
+# For a process whose predecessor broke while it ran a network: the processors alone.
+AFTER_CRASH = {AVOID_VARIABLE: ",".join(device for device in DEVICES if device not in ("auto", "cpu"))}
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Processing:
         Numbers as the model has them, or those of FreeSurfer's colour table, left and
         right apart.
     device : str
+    precision : {"float32", "bfloat16", "float16"}
+        What networks whose cards allow it compute in.
     threads : int
         Of one inference; 1 or more. A run over images decides it from `Settings`.
     mem_gb : float or None
@@ -67,6 +73,7 @@ class Processing:
     label_interpolation: LabelInterpolation = "linear"
     label_scheme: LabelScheme = "compact"
     device: Device = "auto"
+    precision: Precision = "float32"
     threads: int = 1
     mem_gb: float | None = None
 
@@ -80,7 +87,7 @@ class Processing:
         """
         decisive = (
             *("prefer_affine", "prepare", "full_volume", "output_orientation"),
-            *("label_interpolation", "label_scheme"),
+            *("label_interpolation", "label_scheme", "precision"),
         )
         return {
             pascal_case(f.name): getattr(self, f.name) for f in fields(self) if f.name in {*decisive} - {*but}

@@ -264,6 +264,7 @@ def run_model(
         ready.content,
         card,
         device=processing.device,
+        precision=processing.precision,
         threads=processing.threads,
         mem_gb=processing.mem_gb,
         with_probabilities=with_probabilities,

@@ -223,3 +223,33 @@ def test_folders_of_models_are_those_of_the_first_process(lane, monkeypatch, tmp
     monkeypatch.setenv("BRAINCHOP_MODEL_MIRROR", "https://example.org/m")
     assert lane.run(os.getenv, "BRAINCHOP_MODEL_DIR") == str(tmp_path / "models")
     assert lane.run(os.getenv, "BRAINCHOP_MODEL_MIRROR") == "https://example.org/m"
+
+
+def crash_unless_changed() -> int:
+    if os.environ.get("CHANGED") != "yes":
+        crash()
+    return os.getpid()
+
+
+def test_job_whose_process_broke_is_run_once_more_in_another_environment():
+    async def work() -> tuple[int, str, int, str]:
+        with Lanes(1) as lanes:
+            run = lanes.run
+            first = await run(crash_unless_changed, after_crash={"CHANGED": "yes"})
+            between = await run(os.getenv, "CHANGED", "")
+            second = await run(crash_unless_changed, after_crash={"CHANGED": "yes"})
+            # What breaks twice is left for good.
+            return first, between, second, await run(os.getenv, "CHANGED", "")
+
+    first, between, second, after = asyncio.run(work())
+    assert first != second
+    assert (between, after) == ("", "yes")
+
+
+def test_job_that_was_killed_is_not_run_again():
+    async def work() -> None:
+        with Lanes(1) as lanes:
+            await lanes.run(kill_itself, after_crash={"CHANGED": "yes"})
+
+    with pytest.raises(WorkerLostError, match="SIGKILL"):
+        asyncio.run(work())

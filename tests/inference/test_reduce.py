@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from brainchop_pipe.errors import ModelError
+from brainchop_pipe.inference.onnxruntime_runner import load_onnxruntime
 from brainchop_pipe.inference.reduce import labels_model
-from brainchop_pipe.inference.session import load_onnxruntime
 from conftest import linear_model
 
 

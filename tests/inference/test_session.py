@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from brainchop_pipe.errors import ModelError, ProviderError
+from brainchop_pipe.inference import onnxruntime_runner as runner
+from brainchop_pipe.inference import openvino_runner
 from brainchop_pipe.inference import session as module
 from brainchop_pipe.inference.session import available_devices, gpus_of, open_session, replace_with_cpu
 from conftest import linear_model
@@ -18,6 +20,11 @@ VOLUME = np.ones((1, 1, 4, 4, 4), np.float32)
 @pytest.fixture(autouse=True)
 def _empty_cache(monkeypatch):
     monkeypatch.setattr(module, "_sessions", type(module._sessions)())
+
+
+@pytest.fixture
+def without_openvino(monkeypatch):
+    monkeypatch.setattr(openvino_runner, "is_installed", lambda: False)
 
 
 def test_session_runs_and_is_cached():
@@ -37,7 +44,8 @@ def test_cache_forgets_the_oldest():
 def test_auto_says_what_ran():
     execution = open_session(MODEL, "a", "auto", 1).execution
     assert execution.requested == "auto"
-    assert execution.provider.endswith("ExecutionProvider")
+    assert execution.provider == ("OpenVINO" if openvino_runner.is_installed() else "CPUExecutionProvider")
+    assert execution.fallbacks == ()
 
 
 @pytest.mark.parametrize("device", ["cuda", "coreml"])
@@ -79,9 +87,10 @@ class FakeRuntime:
 
 
 @pytest.mark.parametrize("given", ["CPUExecutionProvider", RuntimeError("no driver")])
+@pytest.mark.usefixtures("without_openvino")
 def test_provider_that_is_installed_but_does_not_work(monkeypatch, given):
-    monkeypatch.setattr(module, "_share_allocator", lambda: None)
-    monkeypatch.setattr(module, "load_onnxruntime", lambda: FakeRuntime({"CUDAExecutionProvider": given}))
+    monkeypatch.setattr(runner, "_share_allocator", lambda: None)
+    monkeypatch.setattr(runner, "load_onnxruntime", lambda: FakeRuntime({"CUDAExecutionProvider": given}))
     execution = open_session(MODEL, "a", "auto", 1).execution
     assert execution.provider == "CPUExecutionProvider"
     assert "CUDAExecutionProvider" in execution.fallbacks[0]
@@ -90,7 +99,7 @@ def test_provider_that_is_installed_but_does_not_work(monkeypatch, given):
 
 
 def test_provider_that_works_is_preferred_to_the_cpu(monkeypatch):
-    monkeypatch.setattr(module, "load_onnxruntime", lambda: FakeRuntime({}))
+    monkeypatch.setattr(runner, "load_onnxruntime", lambda: FakeRuntime({}))
     assert open_session(MODEL, "a", "auto", 1).execution.provider == "CUDAExecutionProvider"
     assert open_session(MODEL, "a", "cuda", 1).execution.fallbacks == ()
 
@@ -107,16 +116,17 @@ def test_node_that_a_named_device_leaves_to_the_cpu_is_recorded(monkeypatch):
             return SimpleNamespace(entries=entries, add_session_config_entry=entries.__setitem__)
 
     runtime = Choosy({})
-    monkeypatch.setattr(module, "load_onnxruntime", lambda: runtime)
+    monkeypatch.setattr(runner, "load_onnxruntime", lambda: runtime)
     execution = open_session(MODEL, "a", "cuda", 1).execution
     assert execution.provider == "CUDAExecutionProvider"
     assert "Shape is assigned to the CPU" in execution.fallbacks[0]
 
 
+@pytest.mark.usefixtures("without_openvino")
 def test_no_provider_at_all_is_an_error(monkeypatch):
     runtime = FakeRuntime({})
     monkeypatch.setattr(runtime, "get_available_providers", list)
-    monkeypatch.setattr(module, "load_onnxruntime", lambda: runtime)
+    monkeypatch.setattr(runner, "load_onnxruntime", lambda: runtime)
     with pytest.raises(ProviderError, match="none installed"):
         open_session(MODEL, "a", "auto", 1)
 
@@ -128,11 +138,43 @@ def test_replacement_on_the_cpu_keeps_the_reason():
     assert open_session(MODEL, "a", "auto", 1) is replaced
 
 
+def test_openvino_gives_what_onnxruntime_gives():
+    pytest.importorskip("openvino")
+    model, volume = linear_model([1, -2, 3], [0.5, 2, -1]), np.random.default_rng(1).random((1, 1, 5, 6, 7))
+    volume = volume.astype(np.float32)
+    cpu, fast = (open_session(model, "a", device, 2).run(volume)[0] for device in ("cpu", "openvino"))
+    np.testing.assert_allclose(fast, cpu, atol=1e-5)
+    # Nothing that could send anything came along.
+    assert sys.modules["openvino_telemetry"] is None
+
+
+def test_openvino_refuses_what_is_no_model():
+    pytest.importorskip("openvino")
+    with pytest.raises(ProviderError, match="cannot run the model"):
+        open_session(b"nonsense", "a", "openvino", 1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_precision_that_the_provider_has_not_is_recorded(device, monkeypatch):
+    monkeypatch.setattr(openvino_runner, "is_installed", lambda: False)
+    execution = open_session(MODEL, "a", device, 1, "bfloat16").execution
+    assert execution.precision == "float32"
+    assert "float32 here, not bfloat16" in execution.fallbacks[-1]
+
+
+def test_device_whose_process_ended_is_left_out(monkeypatch):
+    monkeypatch.setattr(module, "available_devices", lambda: ("cpu", "openvino"))
+    monkeypatch.setenv(module.AVOID_VARIABLE, "openvino,cuda")
+    execution = open_session(MODEL, "a", "auto", 1).execution
+    assert execution.provider == "CPUExecutionProvider"
+    assert "ended by itself while it ran a network on openvino" in execution.fallbacks[0]
+
+
 def test_telemetry_is_off_before_the_import():
     code = (
-        "from brainchop_pipe.inference import session; import os, sys;"
+        "from brainchop_pipe.inference import onnxruntime_runner as runner; import os, sys;"
         "assert 'onnxruntime' not in sys.modules;"
-        "session.load_onnxruntime(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+        "runner.load_onnxruntime(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
     )
     environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
@@ -142,8 +184,8 @@ def test_telemetry_is_off_before_the_import():
 def test_warns_where_onnxruntime_was_there_first(monkeypatch, caplog):
     pytest.importorskip("onnxruntime")
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
-    module.load_onnxruntime.cache_clear()
-    module.load_onnxruntime()
+    runner.load_onnxruntime.cache_clear()
+    runner.load_onnxruntime()
     assert "telemetry" in caplog.text
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
 

@@ -7,7 +7,7 @@ from safetensors.numpy import save
 from test_convert import ACTIVATIONS
 
 from brainchop_pipe.errors import ModelError
-from brainchop_pipe.inference.session import load_onnxruntime
+from brainchop_pipe.inference.onnxruntime_runner import load_onnxruntime
 from brainchop_pipe.zoo.convert import onnx_from_safetensors
 from brainchop_pipe.zoo.meshnet import MeshNetPlan
 

@@ -11,7 +11,7 @@ from typing import Any
 import brainchop_pipe
 from brainchop_pipe.versions import checkout
 
-_LIBRARIES = ("onnxruntime", "numpy", "scipy", "nibabel", "connected-components-3d", "SimpleITK")
+_LIBRARIES = ("onnxruntime", "openvino", "numpy", "scipy", "nibabel", "connected-components-3d", "SimpleITK")
 
 # Those that numeric libraries choose their code by: other sets round in another way.
 _INSTRUCTION_SETS = (

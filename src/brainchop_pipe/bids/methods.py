@@ -115,13 +115,16 @@ def _preparations(records: tuple[ProvenanceRecord, ...], references: _References
 
 
 def _where(records: tuple[ProvenanceRecord, ...]) -> str:
-    executions = [execution for record in records for execution in record.execution.values()]
-    providers = sorted({execution.provider for execution in executions})
-    precisions = sorted({execution.precision for execution in executions})
-    runtimes = sorted({record.versions.get("onnxruntime", "") for record in records})
-    return (
-        f"Models ran in ONNX Runtime {', '.join(runtimes)} ({', '.join(providers)}; {', '.join(precisions)})."
+    library = {"OpenVINO": "openvino"}
+    runtimes = sorted(
+        {
+            f"{'OpenVINO' if provider in library else 'ONNX Runtime'} "
+            f"{record.versions.get(library.get(provider, 'onnxruntime'), '')} ({provider}; {precision})"
+            for record in records
+            for provider, precision in {(e.provider, e.precision) for e in record.execution.values()}
+        }
     )
+    return f"Models ran in {_listed(runtimes)}."
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -167,7 +167,7 @@ def _input_record(source: Source, digests: InputDigests, state: FileState) -> In
 
 def _executions(product: Product, record: StepRecord) -> dict[str, ExecutionRecord]:
     """Describe where each model ran, on what it saw; the mask model comes first."""
-    precisions = {model.card.name: model.card.input.dtype for model in product.involved}
+    inputs = {model.card.name: model.card.input.dtype for model in product.involved}
 
     def described(name: str, execution: Execution, field_of_view: str, preparation: str) -> ExecutionRecord:
         return ExecutionRecord(
@@ -175,7 +175,9 @@ def _executions(product: Product, record: StepRecord) -> dict[str, ExecutionReco
             provider=execution.provider,
             fallbacks=execution.fallbacks,
             threads=execution.threads,
-            precision=precisions.get(name, "float32"),
+            precision=execution.precision
+            if execution.precision != "float32"
+            else inputs.get(name, "float32"),
             field_of_view=field_of_view,
             **({"preparation": preparation} if preparation else {}),
         )

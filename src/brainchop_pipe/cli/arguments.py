@@ -11,6 +11,7 @@ from brainchop_pipe.core.conform import LabelInterpolation
 from brainchop_pipe.errors import UsageError
 from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.inference.numbering import LabelScheme
+from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.session import DEVICES
 from brainchop_pipe.settings import (
     DEFAULT_MODELS,
@@ -161,6 +162,7 @@ def _settings(given: argparse.Namespace, query: Query, command: str, bids_dir: P
         label_interpolation=given.label_interpolation,
         label_scheme=given.label_scheme,
         device=given.device,
+        precision=given.precision,
     )
     return Settings(
         output_dir=given.output_dir,
@@ -209,6 +211,13 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         choices=DEVICES,
         default="auto",
         help="auto takes the best that works; a name is strict: that one or an error",
+    )
+    add(
+        "--precision",
+        choices=get_args(Precision),
+        default="float32",
+        help="what networks compute in where their cards name it (`brainchop models show NAME` tells how far "
+        "labels agree then); bfloat16 needs OpenVINO and a processor that has it",
     )
     add(
         "--prepare",

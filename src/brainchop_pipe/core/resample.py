@@ -160,9 +160,10 @@ class _Cells:
 
 def _winner(candidates: list[np.ndarray], weights: list[np.ndarray]) -> np.ndarray:
     """Give the label with the largest sum of weights among eight; most cells have two."""
-    lowest, highest = np.minimum.reduce(candidates), np.maximum.reduce(candidates)
+    lowest = np.asarray(np.minimum.reduce(candidates))
+    highest = np.asarray(np.maximum.reduce(candidates))
     votes = sum(w * (c == highest) for c, w in zip(candidates, weights, strict=True))
-    best = np.where(votes > (1 + _VOTE_TOLERANCE) / 2, highest, lowest)
+    best = np.asarray(np.where(votes > (1 + _VOTE_TOLERANCE) / 2, highest, lowest))
     several = np.flatnonzero(np.any([(c != lowest) & (c != highest) for c in candidates], axis=0))
     best[several] = _winner_of_several([c[several] for c in candidates], [w[several] for w in weights])
     return best

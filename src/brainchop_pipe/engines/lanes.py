@@ -5,6 +5,7 @@ not a thread because Pydra's tasks change the working directory.
 """
 
 import asyncio
+import functools
 import logging
 import multiprocessing
 import multiprocessing.forkserver
@@ -26,6 +27,8 @@ import cloudpickle
 
 from brainchop_pipe.errors import WorkerLostError
 
+logger = logging.getLogger(__name__)
+
 # What a server of processes imports once for all of them.
 _PRELOAD = ["brainchop_pipe.engines.pydra_worker"]
 
@@ -42,6 +45,9 @@ _PROCESSES = threading.Lock()
 # How long a process may take to end after it has closed its connection.
 _PATIENCE_SECONDS = 10.0
 
+# After so many crashes a lane leaves for good what may have caused them.
+_CRASHES_FOR_GOOD = 2
+
 # Folders that a relative path may name; jobs run elsewhere.
 _FOLDERS = ("BRAINCHOP_MODEL_DIR", "BRAINCHOP_MODEL_MIRROR")
 
@@ -57,6 +63,7 @@ class Lane:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._environment = environment
+        self._crashes = 0
         self._process: Any = None
         self._connection: Any = None
         self._stopped = False
@@ -81,7 +88,23 @@ class Lane:
                 else:
                     return content
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            raise WorkerLostError(self._epitaph()) from None
+            raise self._epitaph() from None
+
+    def run_after_crash(self, changes: dict[str, str], function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a function again whose process broke, in one with another environment.
+
+        From the second time on all that comes after runs there too.
+        """
+        ordinary = self._environment
+        self._environment = ordinary | changes
+        self._crashes += 1
+        try:
+            return self.run(function, *arguments)
+        finally:
+            if self._crashes < _CRASHES_FOR_GOOD:
+                self._environment = ordinary
+                self._process.kill()
+                self._join()
 
     def stop(self) -> None:
         """End the process at once, whatever it is doing."""
@@ -127,15 +150,18 @@ class Lane:
             code: int | None = self._process.exitcode
             return code
 
-    def _epitaph(self) -> str:
+    def _epitaph(self) -> WorkerLostError:
         code = self._join()
         if code == -signal.SIGKILL:
-            return (
+            return WorkerLostError(
                 "the process that worked on it was killed (SIGKILL), most often by the system for want of "
                 "memory; allow more, or fewer images at a time (--nprocs, --mem-gb)"
             )
         cause = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
-        return f"the process that worked on it ended by itself ({cause}); run again, or use another --device"
+        return WorkerLostError(
+            f"the process that worked on it ended by itself ({cause}); run again, or use another --device",
+            crashed=True,
+        )
 
 
 class Lanes:
@@ -172,13 +198,29 @@ class Lanes:
             lane.stop()
         self._threads.shutdown()
 
-    async def run(self, function: Callable[..., Any], *arguments: Any, wants_gpu: bool = False) -> Any:
-        """Run a function in the next lane that is free; errors as of `Lane.run`."""
+    async def run(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        wants_gpu: bool = False,
+        after_crash: dict[str, str] | None = None,
+    ) -> Any:
+        """Run a function in the next lane that is free; errors as of `Lane.run`.
+
+        Where its process breaks, and `after_crash` says what to change in the environment,
+        it is run once more.
+        """
         idle = self._idle_on_gpu if wants_gpu else self._idle
         lane = await idle.get()
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._threads, lane.run, function, *arguments)
+        except WorkerLostError as error:
+            if not error.crashed or after_crash is None:
+                raise
+            logger.warning("%s; trying once more without what may have broken", error)
+            again = functools.partial(lane.run_after_crash, after_crash)
+            return await loop.run_in_executor(self._threads, again, function, *arguments)
         finally:
             idle.put_nowait(lane)
 

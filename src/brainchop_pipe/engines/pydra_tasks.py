@@ -117,7 +117,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
 }
 _SHARED_OPTIONS = (
     *("prefer_affine", "prepare", "full_volume", "interpolation", "label_scheme", "orientation"),
-    *("contrasts", "contrast_files", "keep_conformed", "device", "threads", "mem_gb", "version"),
+    *("contrasts", "contrast_files", "keep_conformed", "device", "precision", "threads", "mem_gb", "version"),
 )
 
 

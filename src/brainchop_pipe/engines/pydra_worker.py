@@ -13,6 +13,7 @@ import cloudpickle
 from brainchop_pipe.engines.lanes import Lanes
 from brainchop_pipe.engines.pydra_tasks import Segment, label_nodes
 from brainchop_pipe.errors import OutputError, PipeError, WorkerLostError
+from brainchop_pipe.settings import AFTER_CRASH
 from brainchop_pipe.step_files import BrainFiles, LabelFiles, TissueFiles
 from brainchop_pipe.zoo.plan import plan_names
 
@@ -77,7 +78,11 @@ class LaneWorker(Worker):
         key = (job.name, job.state_index or 0)
         try:
             result, self.seconds[key] = await self.lanes.run(
-                _run_job, cloudpickle.dumps(job), rerun, wants_gpu=job.name in _INFERENCE
+                _run_job,
+                cloudpickle.dumps(job),
+                rerun,
+                wants_gpu=job.name in _INFERENCE,
+                after_crash=AFTER_CRASH if getattr(job.task, "device", None) == "auto" else None,
             )
         except Exception as error:
             self.finished[key] = error

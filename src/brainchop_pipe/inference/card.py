@@ -12,6 +12,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from brainchop_pipe.errors import MissingInputError, ModelError
 from brainchop_pipe.inference.card_input import AlphaNumeric, CardPart, Input
+from brainchop_pipe.inference.runner import Precision
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Tissue = Literal["GM", "WM", "CSF"]
@@ -157,6 +158,16 @@ class License(CardPart):
     url: str
 
 
+class ShorterType(CardPart):
+    """A type shorter than float32 that the network may compute in, where a user asks for it."""
+
+    type: Literal["bfloat16", "float16"]
+    agreement: float = Field(
+        gt=0, le=1, description="Share of the foreground with the label that float32 gives"
+    )
+    measured_on: str = Field(min_length=1, description="Image, device, versions")
+
+
 class Memory(CardPart):
     """Peak memory of a run of the network on the CPU, gigabytes (10^9 bytes)."""
 
@@ -185,6 +196,7 @@ class ModelCard(CardPart):
     output: Output
     post_filter: PostFilter = PostFilter()
     memory: Memory
+    shorter_types: tuple[ShorterType, ...] = ()
 
     @model_validator(mode="after")
     def _can_play_its_role(self) -> Self:
@@ -194,6 +206,10 @@ class ModelCard(CardPart):
         if (finds_brain or self.output.role == "tissue") and self.input.contrasts:
             raise ValueError("models of masks with CSF and of tissues take one contrast")
         return self
+
+    def allows(self, precision: Precision) -> bool:
+        """Tell whether the network may compute in a type; float32 is always allowed."""
+        return precision == "float32" or precision in {shorter.type for shorter in self.shorter_types}
 
 
 def read_card(path: Path) -> ModelCard:

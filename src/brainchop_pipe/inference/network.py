@@ -1,17 +1,30 @@
 """A model on a device, as the ways of running see it: channels in, labels and their probability out."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from brainchop_pipe.errors import ModelError, ProviderError
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.card_input import Slices
-from brainchop_pipe.inference.reduce import labels_model
-from brainchop_pipe.inference.session import Device, Execution, open_session, replace_with_cpu
+from brainchop_pipe.inference.reduce import labels_model, split_model
+from brainchop_pipe.inference.runner import Precision
+from brainchop_pipe.inference.session import (
+    Device,
+    Execution,
+    Session,
+    first_choice,
+    open_session,
+    replace_with_cpu,
+)
 
 logger = logging.getLogger(__name__)
+
+# OpenVINO holds the logits of all classes at once, whatever the order in the graph: from so many
+# classes on the last layer is run on slabs, each with at most so many logits.
+_IN_SLABS_FROM = 9
+_SLAB_LOGITS = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +58,8 @@ class Network:
     model : bytes
         ONNX file of the card.
     card : ModelCard
-    device, threads
-        See `open_session`.
+    device, threads, precision
+        See `open_session`. A precision that the card does not name is not used.
     with_probabilities : bool
         Give the probability of each label. Without, the arg-max happens inside the
         network: scores of all classes at once, seven gigabytes for 104 of them, never
@@ -54,28 +67,49 @@ class Network:
     """
 
     def __init__(
-        self, model: bytes, card: ModelCard, device: Device, threads: int, *, with_probabilities: bool
+        self,
+        model: bytes,
+        card: ModelCard,
+        device: Device,
+        threads: int,
+        precision: Precision = "float32",
+        *,
+        with_probabilities: bool,
     ) -> None:
         self.card = card
         # Planes of slices are averaged by their probabilities.
         self.with_probabilities = with_probabilities or isinstance(card.input.run, Slices)
-        self._is_reduced, self._model = False, model
-        if not self.with_probabilities and _can_be_reduced(card):
-            self._reduce(model)
-        self._digest = card.weights.onnx_sha256 + (":labels" if self._is_reduced else "")
-        self._session = open_session(self._model, self._digest, device, threads)
+        allowed = precision if card.allows(precision) else "float32"
+        self._not_allowed = () if allowed == precision else (f"its card does not name {precision}",)
+        parts = self._reduced_to_labels(model, device)
+        self._is_reduced = bool(parts)
+        digest = card.weights.onnx_sha256
+        self._parts = [
+            _Part(content, f"{digest}:{name}", device, threads, allowed)
+            for name, content in (parts or {"whole": model}).items()
+        ]
 
-    def _reduce(self, model: bytes) -> None:
-        """Have the network give labels; one that cannot be changed so gives scores."""
+    def _reduced_to_labels(self, model: bytes, device: Device) -> dict[str, bytes]:
+        """Have the network give labels, in one or two parts; nothing where it cannot be changed so."""
+        if self.with_probabilities or not _can_be_reduced(self.card):
+            return {}
+        classes = self.card.output.class_count
         try:
-            self._model, self._is_reduced = labels_model(model, self.card.output.class_count), True
+            is_openvino = first_choice(device) == "openvino"
+            parts = split_model(model, classes) if is_openvino and classes >= _IN_SLABS_FROM else None
+            if parts is not None:
+                return dict(zip(("all but last", "last"), parts, strict=True))
+            name = "guarded labels" if is_openvino else "labels"
+            return {name: labels_model(model, classes, guarded=is_openvino)}
         except ModelError as error:
             logger.info("model %r gives scores, which takes more memory: %s", self.card.name, error)
+            return {}
 
     @property
     def execution(self) -> Execution:
         """Where it ran."""
-        return self._session.execution
+        execution = self._parts[0].execution
+        return replace(execution, fallbacks=(*execution.fallbacks, *self._not_allowed))
 
     def run(self, channels: np.ndarray) -> Scores:
         """Run the network.
@@ -106,16 +140,19 @@ class Network:
         return _cut(scores, sizes, is_volume="D" in self.card.input.layout)
 
     def _run(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Run, and once more on the CPU where a provider that was not asked for by name fails."""
-        execution = self._session.execution
-        try:
-            return self._session.run(batch)
-        except ProviderError as error:
-            if execution.requested != "auto" or execution.provider == "CPUExecutionProvider":
-                raise
-            logger.warning("%s; trying again on the CPU", error)
-            self._session = replace_with_cpu(self._session, self._model, self._digest, str(error))
-            return self._session.run(batch)
+        first, *last = self._parts
+        outputs = first.run(batch)
+        return self._run_on_slabs(last[0], outputs[0]) if last else outputs
+
+    def _run_on_slabs(self, last: "_Part", hidden: np.ndarray) -> list[np.ndarray]:
+        """Give what a last layer makes of hidden channels, (1, C, D, H, W), a few slices at a time."""
+        depth, height, width = hidden.shape[2:]
+        thickness = max(1, _SLAB_LOGITS // (self.card.output.class_count * height * width))
+        slabs = [
+            last.run(np.ascontiguousarray(hidden[:, :, start : start + thickness]))
+            for start in range(0, depth, thickness)
+        ]
+        return [np.concatenate(each, axis=1) for each in zip(*slabs, strict=True)]
 
     def _reduced(self, outputs: list[np.ndarray]) -> Scores:
         """Take labels and confidence as the network gives them."""
@@ -196,6 +233,29 @@ class Network:
         if not self.with_probabilities:
             return None
         return np.stack([labels == label for label in range(len(self.card.output.labels))]).astype(np.float32)
+
+
+class _Part:
+    """A network, or a part of one, in a session."""
+
+    def __init__(self, model: bytes, digest: str, device: Device, threads: int, precision: Precision) -> None:
+        self._model, self._digest = model, digest
+        self._session: Session = open_session(model, digest, device, threads, precision)
+
+    @property
+    def execution(self) -> Execution:
+        return self._session.execution
+
+    def run(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run, and once more on the CPU where a provider that was not asked for by name fails."""
+        try:
+            return self._session.run(batch)
+        except ProviderError as error:
+            if self.execution.requested != "auto" or self.execution.provider == "CPUExecutionProvider":
+                raise
+            logger.warning("%s; trying again on the CPU", error)
+            self._session = replace_with_cpu(self._session, self._model, self._digest, str(error))
+            return self._session.run(batch)
 
 
 def _can_be_reduced(card: ModelCard) -> bool:

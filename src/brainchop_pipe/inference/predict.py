@@ -9,6 +9,7 @@ from brainchop_pipe.errors import ModelError
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.filters import filter_labels
 from brainchop_pipe.inference.network import Network
+from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.session import Device, Execution
 from brainchop_pipe.inference.view import View
 from brainchop_pipe.inference.ways import FieldOfView, run_way
@@ -66,6 +67,7 @@ def predict(
     *,
     device: Device = "auto",
     threads: int = 1,
+    precision: Precision = "float32",
     mem_gb: float | None = None,
     with_probabilities: bool = False,
 ) -> Prediction:
@@ -77,8 +79,8 @@ def predict(
     model : bytes
         ONNX file of the card.
     card : ModelCard
-    device, threads
-        See `open_session`.
+    device, threads, precision
+        See `open_session`. A precision that the card does not name is not used.
     mem_gb : float or None
         Most that the network may take; a volume is cut into tiles to keep it, where the
         card says that it can be.
@@ -99,7 +101,7 @@ def predict(
     UsageError
         The network does not fit into `mem_gb`.
     """
-    network = Network(model, card, device, threads, with_probabilities=with_probabilities)
+    network = Network(model, card, device, threads, precision, with_probabilities=with_probabilities)
     scores, seen = run_way(network, view.channels, view.grid, view.box, mem_gb)
     labels = np.zeros(view.grid.shape, scores.labels.dtype)
     labels[seen.box] = scores.labels

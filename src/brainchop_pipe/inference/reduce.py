@@ -1,5 +1,6 @@
 """A network that gives logits → one that gives labels, without the logits of all classes at once."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ class _Running(NamedTuple):
     best: str
     label: str
     total: str
+    plain: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class _Builder:
 
     graph: Any
     opset: int
+    guarded: bool
 
     def add(self, operator: str, inputs: list[str], result: str, **attributes: Any) -> str:
         name = _OWN + result
@@ -70,7 +73,48 @@ class _Builder:
         return self.add(operator, [value], result, axes=[1], keepdims=0)
 
 
-def labels_model(model: bytes, classes: int) -> bytes:
+def split_model(model: bytes, classes: int) -> tuple[bytes, bytes] | None:
+    """Split a network into what comes before its last layer, and that layer with the arg-max.
+
+    For libraries that would hold the logits of all classes at once, whatever the order
+    in the graph: the second part can be run on a few slices at a time.
+
+    Parameters
+    ----------
+    model : bytes
+        As for `labels_model`.
+    classes : int
+
+    Returns
+    -------
+    (bytes, bytes) or None
+        The first gives hidden channels (1, C, D, H, W), float32; the second takes
+        these, or any slices of them along D, and gives what `labels_model` gives. None
+        where the last layer is no 1×1×1 convolution with constant weights.
+    """
+    proto = parse_model(model)
+    check_model(proto)
+    last = _pointwise_convolution(proto.graph, _logits(proto, classes))
+    if last is None:
+        return None
+    channels = next(t for t in proto.graph.initializer if t.name == last.input[1]).dims[1]
+    hidden = helper.make_tensor_value_info(
+        last.input[0], TensorProto.FLOAT, [1, channels, "depth", "height", "width"]
+    )
+    first, second = copy.deepcopy(proto), copy.deepcopy(proto)
+    first.graph.node.remove(last)
+    first.graph.output[0].CopyFrom(hidden)
+    del second.graph.node[:], second.graph.input[:]
+    second.graph.node.append(last)
+    second.graph.input.append(hidden)
+    for part in (first, second):
+        _forget_unused(part.graph)
+    return bytes(first.SerializeToString(deterministic=True)), labels_model(
+        bytes(second.SerializeToString(deterministic=True)), classes, at_a_time=classes, guarded=True
+    )
+
+
+def labels_model(model: bytes, classes: int, at_a_time: int = _CHUNK, *, guarded: bool = False) -> bytes:
     """Make a network give each voxel's label, and how sure it is, in place of logits.
 
     Parameters
@@ -79,6 +123,10 @@ def labels_model(model: bytes, classes: int) -> bytes:
         ONNX model with one output: logits (1, classes, D, H, W), float32; float16 and
         float64 are cast to it.
     classes : int
+    at_a_time : int
+        Classes whose logits are there at a time.
+    guarded : bool
+        Add up the logits as well, for libraries whose maximum and exponential lose NaN.
 
     Returns
     -------
@@ -107,9 +155,9 @@ def labels_model(model: bytes, classes: int) -> bytes:
     check_model(proto)
     logits = _logits(proto, classes)
     _refuse_taken_names(proto.graph)
-    build = _builder(proto)
+    build = _builder(proto, guarded=guarded)
     last = _pointwise_convolution(proto.graph, logits)
-    running = _split_convolution(build, last) if last is not None else _reduce_all(build, logits)
+    running = _split_convolution(build, last, at_a_time) if last is not None else _reduce_all(build, logits)
     _finish(build, running, logits, classes)
     check_model(proto)
     return bytes(proto.SerializeToString(deterministic=True))
@@ -148,11 +196,11 @@ def _refuse_taken_names(graph: Any) -> None:
         raise ModelError(f"the model has values named {taken} already; give them other names")
 
 
-def _builder(proto: Any) -> _Builder:
+def _builder(proto: Any, *, guarded: bool) -> _Builder:
     opset = max((int(o.version) for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < _LOWEST_OPSET:
         raise ModelError(f"the model has opset {opset}; convert it to {_LOWEST_OPSET} or a higher one")
-    return _Builder(proto.graph, opset)
+    return _Builder(proto.graph, opset, guarded)
 
 
 def _pointwise_convolution(graph: Any, logits: Any) -> Any:
@@ -180,12 +228,12 @@ def _reduce_all(build: _Builder, logits: Any) -> _Running:
     return _join(build, None, single, 0, "all/")
 
 
-def _split_convolution(build: _Builder, last: Any) -> _Running:
+def _split_convolution(build: _Builder, last: Any, at_a_time: int) -> _Running:
     """Put a convolution for each chunk of classes in the place of one for all."""
     hidden = last.input[0]
     first = 0
     joined: list[_Running] = []
-    for part, (weights, biases) in enumerate(_take_chunks(build.graph, last)):
+    for part, (weights, biases) in enumerate(_take_chunks(build.graph, last, at_a_time)):
         prefix = f"{part}/"
         kernel = build.constant(f"{prefix}kernel", weights)
         bias = build.constant(f"{prefix}bias", biases)
@@ -197,18 +245,23 @@ def _split_convolution(build: _Builder, last: Any) -> _Running:
     return joined[-1]
 
 
-def _take_chunks(graph: Any, last: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+def _take_chunks(graph: Any, last: Any, at_a_time: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Remove a convolution; give its weights and biases in chunks of about the same size."""
     names = [name for name in last.input[1:] if name]
     tensors = {t.name: array_of(t) for t in graph.initializer if t.name in names}
     graph.node.remove(last)
-    used = {name for node in graph.node for name in node.input}
-    for tensor in [t for t in graph.initializer if t.name in names and t.name not in used]:
-        graph.initializer.remove(tensor)
+    _forget_unused(graph)
     weights = tensors[names[0]]
     biases = tensors[names[1]] if len(names) == 2 else np.zeros(len(weights), np.float32)
-    count = -(-len(weights) // _CHUNK)
+    count = -(-len(weights) // at_a_time)
     return list(zip(np.array_split(weights, count), np.array_split(biases, count), strict=True))
+
+
+def _forget_unused(graph: Any) -> None:
+    """Remove constants that no node takes."""
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [t for t in graph.initializer if t.name not in used]:
+        graph.initializer.remove(tensor)
 
 
 def _after(build: _Builder, done: _Running, bias: str, prefix: str) -> str:
@@ -248,7 +301,10 @@ def _join(build: _Builder, before: _Running | None, logits: str, first: int, pre
         change = build.add("Exp", [build.add("Sub", [before.best, best], f"{prefix}fall")], f"{prefix}change")
         rescaled = build.add("Mul", [before.total, change], f"{prefix}rescaled")
         total = build.add("Add", [rescaled, total], f"{prefix}total")
-    return _Running(best, label, total)
+    plain = build.reduce("ReduceSum", logits, f"{prefix}plain") if build.guarded else ""
+    if before is not None and plain:
+        plain = build.add("Add", [before.plain, plain], f"{prefix}plain_so_far")
+    return _Running(best, label, total, plain)
 
 
 def _finish(build: _Builder, running: _Running, logits: Any, classes: int) -> None:
@@ -256,7 +312,13 @@ def _finish(build: _Builder, running: _Running, logits: Any, classes: int) -> No
     kind = TensorProto.UINT8 if classes <= 256 else TensorProto.UINT16
     graph = build.graph
     graph.node.append(helper.make_node("Cast", [running.label], [LABELS_NAME], to=kind))
-    graph.node.append(helper.make_node("Reciprocal", [running.total], [CONFIDENCE_NAME]))
+    if running.plain:
+        # Zero, or NaN where a logit is NaN or infinite.
+        guard = build.add("Mul", [running.plain, build.shared("zero")], "guard")
+        confidence = build.add("Reciprocal", [running.total], "confidence")
+        graph.node.append(helper.make_node("Add", [confidence, guard], [CONFIDENCE_NAME]))
+    else:
+        graph.node.append(helper.make_node("Reciprocal", [running.total], [CONFIDENCE_NAME]))
     shape = _shape(logits)
     graph.output.remove(logits)
     for name, element in ((LABELS_NAME, kind), (CONFIDENCE_NAME, TensorProto.FLOAT)):

@@ -1,49 +1,38 @@
-"""The only user of onnxruntime: providers, what ran against what was asked, cached sessions."""
+"""Networks that are ready to run: on which device, what ran against what was asked, cached sessions."""
 
-import json
-import logging
 import os
-import sys
 from collections import OrderedDict
 from dataclasses import dataclass
-from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from brainchop_pipe.errors import ModelError, ProviderError
-
-logger = logging.getLogger(__name__)
+from brainchop_pipe.inference import onnxruntime_runner, openvino_runner
+from brainchop_pipe.inference.onnxruntime_runner import OnnxRuntimeRunner
+from brainchop_pipe.inference.openvino_runner import OpenVinoRunner
+from brainchop_pipe.inference.runner import Precision, Runner
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "migraphx", "openvino", "coreml"]
 DEVICES: tuple[Device, ...] = get_args(Device)
 
+# Set for a process whose predecessor ended while it ran a network: what "auto" then leaves out.
+AVOID_VARIABLE = "BRAINCHOP_AVOID_DEVICES"
+
 _PROVIDERS: dict[str, str] = {
-    "cpu": "CPUExecutionProvider",
+    "cpu": onnxruntime_runner.CPU,
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
     "migraphx": "MIGraphXExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
+    "openvino": onnxruntime_runner.OPENVINO,
     "coreml": "CoreMLExecutionProvider",
 }
 
 # What "auto" tries, best first. TensorRT builds an engine for minutes at each new shape,
 # CoreML has no 3-D convolution: both only by name.
 _PREFERENCE: tuple[Device, ...] = ("cuda", "migraphx", "openvino", "cpu")
-
-# float32 means float32: both providers would take a shorter type by themselves.
-_OPTIONS: dict[str, dict[str, str]] = {
-    "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
-    "openvino": {
-        "device_type": "CPU",
-        "load_config": json.dumps({"CPU": {"INFERENCE_PRECISION_HINT": "f32"}}),
-    },
-}
-
-# onnxruntime's number of the arena's strategy kSameAsRequested.
-_AS_REQUESTED = 1
 
 # Sessions of MeshNets hold under a megabyte of weights; the limit is for other models.
 _CACHE_SIZE = 8
@@ -58,17 +47,21 @@ class Execution:
     requested : str
         A device's name, or "auto".
     provider : str
-        onnxruntime's name of the execution provider that ran.
+        onnxruntime's name of the execution provider that ran, or "OpenVINO".
     fallbacks : tuple of str
-        Why each better provider that is installed did not run; usually empty.
+        Why each better provider that is installed did not run, or the precision that
+        was asked for; usually empty.
     threads : int
-        Of the CPU provider, within one operator.
+        Of the processors, within one operator.
+    precision : {"float32", "bfloat16", "float16"}
+        What the network computed in.
     """
 
     requested: Device
     provider: str
     fallbacks: tuple[str, ...]
     threads: int
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +69,7 @@ class Session:
     """A model that is ready to run."""
 
     execution: Execution
-    _session: Any
+    _runner: Runner
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
         """Run the model.
@@ -95,24 +88,21 @@ class Session:
         ProviderError
             The provider failed, for want of memory for example.
         """
-        ort = load_onnxruntime()
-        options = ort.RunOptions()
-        if self.execution.provider == _PROVIDERS["cpu"]:
-            # Gives the gigabytes of the arena back before the next stage needs them.
-            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        name = self._session.get_inputs()[0].name
         try:
-            return [np.asarray(output) for output in self._session.run(None, {name: batch}, options)]
+            return self._runner.run(batch)
         except Exception as error:
             raise ProviderError(
                 f"{self.execution.provider} failed on an input of shape {batch.shape}: {error}"
             ) from error
 
 
-_sessions: OrderedDict[tuple[str, Device, int], Session] = OrderedDict()
+_Key = tuple[str, Device, int, Precision]
+_sessions: OrderedDict[_Key, Session] = OrderedDict()
 
 
-def open_session(model: bytes, digest: str, device: Device = "auto", threads: int = 1) -> Session:
+def open_session(
+    model: bytes, digest: str, device: Device = "auto", threads: int = 1, precision: Precision = "float32"
+) -> Session:
     """Get a model ready on a device; a second call in the same process returns the same session.
 
     Parameters
@@ -120,13 +110,15 @@ def open_session(model: bytes, digest: str, device: Device = "auto", threads: in
     model : bytes
         ONNX file. As bytes it cannot pull in other files.
     digest : str
-        SHA-256 of `model`; with `device` and `threads` the key of the cache.
+        SHA-256 of `model`; with the other parameters the key of the cache.
     device : str
         "auto" takes the first provider that works, by preference, and records why
         better ones did not. A name is strict: that provider, or an error; that it
         leaves single nodes to the CPU is recorded.
     threads : int
-        For the CPU provider.
+        For the processors.
+    precision : {"float32", "bfloat16", "float16"}
+        What may be computed in. A provider that cannot takes float32; that is recorded.
 
     Raises
     ------
@@ -135,9 +127,9 @@ def open_session(model: bytes, digest: str, device: Device = "auto", threads: in
     ModelError
         onnxruntime does not take the file.
     """
-    key = (digest, device, threads)
+    key = (digest, device, threads, precision)
     if key not in _sessions:
-        _sessions[key] = _create(model, device, threads)
+        _sessions[key] = _create(model, device, threads, precision)
         while len(_sessions) > _CACHE_SIZE:
             _sessions.popitem(last=False)
     _sessions.move_to_end(key)
@@ -146,18 +138,27 @@ def open_session(model: bytes, digest: str, device: Device = "auto", threads: in
 
 def replace_with_cpu(session: Session, model: bytes, digest: str, reason: str) -> Session:
     """Drop a session whose provider failed in mid-run, and open one on the CPU that says so."""
-    execution = session.execution
-    cpu = _start(model, "cpu", execution.threads, strict=False)
-    fallbacks = (*execution.fallbacks, reason)
-    replaced = Session(Execution(execution.requested, _PROVIDERS["cpu"], fallbacks, execution.threads), cpu)
-    _sessions[(digest, execution.requested, execution.threads)] = replaced
+    for key in [key for key, known in _sessions.items() if known is session]:
+        del _sessions[key]
+    before = session.execution
+    runner = _start(model, "cpu", before.threads, "float32", strict=False)
+    replaced = _session(runner, before.requested, (*before.fallbacks, reason), before.threads, "float32")
+    _sessions[(digest, before.requested, before.threads, before.precision)] = replaced
     return replaced
 
 
 def available_devices() -> tuple[Device, ...]:
-    """Devices whose providers the installed onnxruntime contains; they may still fail to run."""
-    installed = load_onnxruntime().get_available_providers()
-    return tuple(d for d in DEVICES if d != "auto" and _PROVIDERS[d] in installed)
+    """Devices whose libraries are installed; they may still fail to run."""
+    providers = onnxruntime_runner.available_providers()
+    return tuple(d for d in DEVICES if d != "auto" and (_PROVIDERS[d] in providers or _is_openvino(d)))
+
+
+def first_choice(device: Device) -> Device:
+    """Give the device that is tried first; "cpu" where none is there."""
+    if device != "auto":
+        return device
+    available = available_devices()
+    return next((d for d in _PREFERENCE if d in available and d not in _avoided()), "cpu")
 
 
 def gpus_of(device: Device) -> tuple[str, ...]:
@@ -188,95 +189,82 @@ def _amd_gpus() -> int:
     return sum(node.read_text(encoding="ascii").strip() != "0" for node in nodes)
 
 
-@cache
-def load_onnxruntime() -> Any:
-    """Import onnxruntime with its uploader off; Linux wheels from 1.29 on have one that is on."""
-    if "onnxruntime" in sys.modules and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
-        logger.warning(
-            "onnxruntime was imported before brainchop_pipe could set ORT_DISABLE_TELEMETRY=1; "
-            "set it in the environment to keep its telemetry off"
-        )
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnxruntime
-
-    return onnxruntime
+def _avoided() -> set[str]:
+    return {*os.environ.get(AVOID_VARIABLE, "").split(",")} - {""}
 
 
-@cache
-def _share_allocator() -> None:
-    """Have the CPU's memory grow by what is asked for, not by powers of two.
-
-    Of 104 classes on 173 x 256 x 256 voxels that makes 2.1 GB of 3.2.
-    """
-    ort = load_onnxruntime()
-    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    settings = {"max_mem": 0, "arena_extend_strategy": _AS_REQUESTED}
-    defaults = {"initial_chunk_size_bytes": -1, "max_dead_bytes_per_chunk": -1}
-    ort.create_and_register_allocator(place, ort.OrtArenaCfg(settings | defaults))
+def _is_openvino(device: str) -> bool:
+    """Tell whether a device means the package openvino, which goes before onnxruntime's own provider."""
+    return device == "openvino" and openvino_runner.is_installed()
 
 
-def _create(model: bytes, device: Device, threads: int) -> Session:
+def _create(model: bytes, device: Device, threads: int, precision: Precision) -> Session:
     if device != "auto":
-        return _create_strict(model, device, threads)
+        return _create_strict(model, device, threads, precision)
     fallbacks: list[str] = []
     available = available_devices()
     for candidate in _PREFERENCE:
         if candidate not in available:
             continue
+        if candidate in _avoided():
+            fallbacks.append(f"a process ended by itself while it ran a network on {candidate}")
+            continue
         try:
-            session = _start(model, candidate, threads, strict=False)
+            runner = _start(model, candidate, threads, precision, strict=False)
         except ProviderError as error:
             fallbacks.append(str(error))
             continue
-        ran = session.get_providers()[0]
-        if ran == _PROVIDERS[candidate]:
-            return Session(Execution(device, ran, tuple(fallbacks), threads), session)
-        fallbacks.append(f"{_PROVIDERS[candidate]} is installed but did not start; {ran} was given instead")
+        if _is_what_was_asked(runner, candidate):
+            return _session(runner, device, tuple(fallbacks), threads, precision)
+        given = f"{_PROVIDERS[candidate]} is installed but did not start; {runner.provider} was given instead"
+        fallbacks.append(given)
     raise ProviderError(f"no execution provider runs this model: {'; '.join(fallbacks) or 'none installed'}")
 
 
-def _create_strict(model: bytes, device: Device, threads: int) -> Session:
+def _create_strict(model: bytes, device: Device, threads: int, precision: Precision) -> Session:
     available = available_devices()
     if device not in available:
         raise ProviderError(
-            f"device {device!r} was asked for, but this onnxruntime has only {', '.join(available)}; "
-            "install the onnxruntime wheel for it, or use --device auto"
+            f"device {device!r} was asked for, but only {', '.join(available)} are installed; install "
+            "brainchop-pipe[openvino], or the onnxruntime wheel for the device, or use --device auto"
         )
     fallbacks: tuple[str, ...] = ()
     try:
-        session = _start(model, device, threads, strict=device != "cpu")
+        strict = device != "cpu" and not _is_openvino(device)
+        runner = _start(model, device, threads, precision, strict=strict)
     except ProviderError as error:
+        if _is_openvino(device):
+            raise
         # Sizes are computed on the CPU whatever the provider; that is worth a word, not an end.
-        session = _start(model, device, threads, strict=False)
+        runner = _start(model, device, threads, precision, strict=False)
         fallbacks = (f"not every node of the model runs on {device}: {error}",)
-    ran = session.get_providers()[0]
-    if ran != _PROVIDERS[device]:
+    if not _is_what_was_asked(runner, device):
         raise ProviderError(
-            f"device {device!r} was asked for, but onnxruntime gave {ran}; "
+            f"device {device!r} was asked for, but onnxruntime gave {runner.provider}; "
             "check the driver and its libraries, or use --device auto"
         )
-    return Session(Execution(device, ran, fallbacks, threads), session)
+    return _session(runner, device, fallbacks, threads, precision)
 
 
-def _start(model: bytes, device: Device, threads: int, *, strict: bool) -> Any:
-    """Create an onnxruntime session whose provider list is named."""
-    ort = load_onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # A plan of the memory of an earlier run costs a gigabyte from the second run of a shape on.
-    options.enable_mem_pattern = False
-    if device == "cpu":
-        _share_allocator()
-        options.add_session_config_entry("session.use_env_allocators", "1")
-    if strict:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+def _start(model: bytes, device: Device, threads: int, precision: Precision, *, strict: bool) -> Runner:
+    """Get a network ready with the library that a device means."""
     try:
-        return ort.InferenceSession(
-            model, options, providers=[(_PROVIDERS[device], _OPTIONS.get(device, {}))]
-        )
+        if _is_openvino(device):
+            return OpenVinoRunner(model, threads, precision)
+        return OnnxRuntimeRunner(model, _PROVIDERS[device], threads, strict=strict)
     except Exception as error:
         if device == "cpu":
             raise ModelError(f"onnxruntime does not take the model: {error}") from error
         raise ProviderError(f"{_PROVIDERS[device]} cannot run the model: {error}") from error
+
+
+def _is_what_was_asked(runner: Runner, device: Device) -> bool:
+    return _is_openvino(device) or runner.provider == _PROVIDERS[device]
+
+
+def _session(
+    runner: Runner, requested: Device, fallbacks: tuple[str, ...], threads: int, precision: Precision
+) -> Session:
+    if runner.precision != precision:
+        fallbacks = (*fallbacks, f"{runner.provider} computes in {runner.precision} here, not {precision}")
+    return Session(Execution(requested, runner.provider, fallbacks, threads, runner.precision), runner)
