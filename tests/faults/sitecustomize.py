@@ -1,8 +1,8 @@
 """Faults in worker processes: on their PYTHONPATH, Python imports this file when it starts.
 
 ``BRAINCHOP_TEST_FAULT`` is ``MODULE:FUNCTION:ACTION:IMAGE``: in work on an image of that
-name the function kills its process ("kill"), wants too much ("memory"), or waits for
-three seconds ("pause"). ``BRAINCHOP_TEST_MARK`` is a file to make when that happens.
+name the function kills its process ("kill"), breaks it ("abort"), wants too much
+("memory"), or waits for three seconds ("pause"). ``BRAINCHOP_TEST_MARK`` is a file to make when that happens.
 """
 
 import importlib
@@ -25,6 +25,8 @@ def _break(fault: str) -> None:
                 Path(mark).touch()
             if action == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if action == "abort":
+                os.abort()
             if action == "memory":
                 raise MemoryError("no more")
             time.sleep(3)

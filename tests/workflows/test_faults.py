@@ -94,6 +94,19 @@ def test_killed_worker_takes_only_its_own_image(settings, undisturbed, break_wor
     assert images(settings) == undisturbed
 
 
+def test_library_that_takes_its_process_with_it_costs_an_attempt(settings, undisturbed, break_worker):
+    pytest.importorskip("openvino")
+    break_worker("brainchop_pipe.inference.openvino_runner:_core:abort:sub-01")
+    statuses, _ = reasons(settings)
+    assert set.union(*statuses.values()) == {"done"}
+    assert images(settings).keys() == undisturbed.keys()
+    sidecars = [p.read_text() for p in settings.output_dir.rglob("sub-01*dseg.json")]
+    assert sidecars
+    for text in sidecars:
+        assert '"CPUExecutionProvider"' in text
+        assert "ended by itself while it ran a network on openvino" in text
+
+
 def test_images_at_the_same_time_give_the_same_bytes(settings, undisturbed):
     together = replace(settings, nprocs=3, omp_nthreads=1)
     assert all("done" in status for status in run(together).values())
