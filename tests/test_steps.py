@@ -10,6 +10,7 @@ from brainchop_pipe.core.tissue import TissueMaps
 from brainchop_pipe.errors import InputError, UsageError
 from brainchop_pipe.inference.card_input import NoScaling
 from brainchop_pipe.preparation import what_model_sees
+from brainchop_pipe.record import Clock
 from brainchop_pipe.settings import Processing
 from brainchop_pipe.steps import (
     check_tissue_share,
@@ -31,7 +32,7 @@ WANTS_BRAIN = {"intensity": {"method": "minmax"}, "prepare": "brain"}
 
 def run(prepared, card, brain=None, **processing):
     heads, ready = (prepared.conformed.volume,), load_model(card)
-    return run_model(heads, ready, Processing(**processing), brain, with_probabilities=True)[0]
+    return run_model(heads, ready, Processing(**processing), brain, Clock(), with_probabilities=True)[0]
 
 
 def brain_of(prepared, card, *, correct=True):

@@ -8,11 +8,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from brainchop_pipe.workflows.locks import try_lock
 from brainchop_pipe.workflows.outcome import Outcome, tell_outcomes
-from brainchop_pipe.workflows.resources import check_memory, share_processors
+from brainchop_pipe.workflows.resources import Share, check_memory, share_processors, turn_variables
 from brainchop_pipe.workflows.run_log import run_log, write_citation
 from brainchop_pipe.workflows.segment_image import Workplace, check_extras, segment_image
 from brainchop_pipe.workflows.suitability import cannot_be_named
@@ -102,7 +103,7 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
     settings = replace(settings, processing=processing)
     with run_log(settings), work_folder(settings) as folder:
         try:
-            outcomes = asyncio.run(_Run(jobs, models, settings, report).work(share.workers, folder))
+            outcomes = asyncio.run(_Run(jobs, models, settings, report).work(share, folder))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         except Exception:
@@ -142,14 +143,18 @@ class _Run:
         self.finished = 0
         self.interrupted = False
 
-    async def work(self, workers: int, folder: Path) -> list[Outcome]:
-        """Take images until none is left, each worker one at a time."""
+    async def work(self, share: Share, folder: Path) -> list[Outcome]:
+        """Take images until none is left, as many at a time as there are processes for them."""
         gpus = gpus_of(self.settings.processing.device)
-        with _on_signal(self._interrupt), Lanes(workers, gpus) as lanes:
+        count = share.workers + share.ahead
+        per_gpu = 1 + share.ahead
+        turns = partial(turn_variables, share, folder)
+        lanes = Lanes(count, gpus, per_gpu=per_gpu, variables=turns)
+        with _on_signal(self._interrupt), lanes:
             workplace = Workplace(lanes, folder)
             try:
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(workers + len(gpus)):
+                    for _ in range(count + len(gpus) * per_gpu):
                         group.create_task(self._take_images(workplace))
             except ExceptionGroup as errors:
                 # What ends a run (an output folder without locks) hits all workers alike.

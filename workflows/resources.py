@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from brainchop_pipe.errors import UsageError
+from brainchop_pipe.inference.turns import TURNS_VARIABLE
 from brainchop_pipe.inference.ways import least_gb
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.zoo.catalog import Model
@@ -25,13 +26,16 @@ class Share(NamedTuple):
     Parameters
     ----------
     workers, threads : int
-        Images at a time, and threads of each; 1 or more.
+        Networks at a time, and threads of each; 1 or more.
+    ahead : int
+        Further images that are read, conformed or written meanwhile.
     mem_gb : float
         Most that a model may take; larger ones are run in tiles.
     """
 
     workers: int
     threads: int
+    ahead: int
     mem_gb: float
 
 
@@ -65,7 +69,27 @@ def share_processors(settings: Settings, models: tuple[Model, ...], images: int)
     threads = settings.omp_nthreads or max(1, settings.nprocs // workers)
     # Less than the smallest tiles take would be no run at all.
     least = max(least_gb(model.card) for model in models)
-    return Share(workers, threads, max(allowed / workers - BESIDES_MODEL_GB, least))
+    ahead = 1 if images > workers and allowed >= workers * need + BESIDES_MODEL_GB else 0
+    room = (allowed - ahead * BESIDES_MODEL_GB) / workers - BESIDES_MODEL_GB
+    return Share(workers, threads, ahead, max(room, least))
+
+
+def turn_variables(share: Share, folder: Path, gpu: str | None) -> dict[str, str]:
+    """Have processes that share the processors, or one GPU, take turns in running networks.
+
+    Parameters
+    ----------
+    share : Share
+    folder : Path
+        Of this run alone.
+    gpu : str or None
+        None for the processors.
+    """
+    if not share.ahead:
+        return {}
+    turns = folder / "turns" / (f"gpu-{gpu}" if gpu is not None else "cpu")
+    turns.mkdir(parents=True, exist_ok=True)
+    return {TURNS_VARIABLE: f"{share.workers if gpu is None else 1}:{turns}"}
 
 
 def check_memory(models: tuple[Model, ...], settings: Settings) -> None:

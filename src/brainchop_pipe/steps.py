@@ -1,5 +1,6 @@
 """The steps from an image to its maps, for arrays in memory; `file_steps` has them file to file."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.card_input import ModelGrid
 from brainchop_pipe.inference.numbering import number_labels, output_labels
 from brainchop_pipe.inference.predict import Prediction, post_filter, predict
+from brainchop_pipe.inference.turns import taking_turns
 from brainchop_pipe.inference.view import View
 from brainchop_pipe.inference.ways import FieldOfView
 from brainchop_pipe.preparation import Brain, Seen, brain_of_prediction, on_grid, what_model_sees
@@ -32,6 +34,9 @@ from brainchop_pipe.zoo.plan import check_mask_model, preparing_of
 # atrophy nearly half; below the first figure the tissue model did not see the brain.
 _FAILED_TISSUE_SHARE = 0.4
 _LOW_TISSUE_SHARE = 0.6
+
+# A wait that is shorter is none that a record need tell.
+_NO_WAIT_SECONDS = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,8 +149,7 @@ def find_brain(conformed: Volume, mask_model: ReadyModel, processing: Processing
     name = mask_model.card.name
     wanted = mask_model.card.input.grid
     head = conformed if wanted.is_conformed else on_models_grid(wanted, conformed, conformed)
-    with clock.stage(f"infer {name}"):
-        mask = run_model((head,), mask_model, processing, None, with_probabilities=True)[0]
+    mask = run_model((head,), mask_model, processing, None, clock, with_probabilities=True)[0]
     return brain_of_prediction(conformed, mask, name, clock, correct=correct)
 
 
@@ -173,9 +177,8 @@ def segment_labels(
     """
     clock = Clock()
     card = ready.card
-    with clock.stage(f"infer {card.name}"):
-        known = prediction_of(brain) if brain is not None and brain.record.mask_model == card.name else None
-        prediction, seen = known or run_model(heads, ready, processing, brain)
+    known = prediction_of(brain) if brain is not None and brain.record.mask_model == card.name else None
+    prediction, seen = known or run_model(heads, ready, processing, brain, clock)
     with clock.stage(f"write {card.name}"):
         numbered = number_labels(prediction.labels, card, processing.label_scheme)
         labels = restore_labels(numbered.labels, grid, processing.label_interpolation)
@@ -207,16 +210,15 @@ def segment_tissues(
     """
     clock = Clock()
     card = tissue_model.card
-    with clock.stage(f"infer {card.name}"):
-        tissue, seen = run_model(
-            heads, tissue_model, processing, brain, in_pair=True, with_probabilities=True
-        )
+    tissue, seen = run_model(
+        heads, tissue_model, processing, brain, clock, in_pair=True, with_probabilities=True
+    )
     with clock.stage(f"write {card.name}"):
         probabilities = tissue_probabilities(brain.probability, tissue, card)
-        on_models_grid = tissue_maps(*(p.voxels for p in probabilities))
-        notes = check_tissue_share(on_models_grid, card.name)
+        conformed = tissue_maps(*(p.voxels for p in probabilities))
+        notes = check_tissue_share(conformed, card.name)
         maps = tissue_maps(*(restore_probability(p, grid) for p in probabilities))
-        tissues = Volume(on_models_grid.labels, brain.probability.grid)
+        tissues = Volume(conformed.labels, brain.probability.grid)
         quality = _measure(tissues, tissue, maps.mask, grid, brain)
     gm, wm, csf = maps.probabilities
     contents = {"mask": maps.mask.astype(np.uint8), "dseg": maps.labels, "GM": gm, "WM": wm, "CSF": csf}
@@ -231,6 +233,7 @@ def run_model(
     ready: ReadyModel,
     processing: Processing,
     brain: Brain | None,
+    clock: Clock,
     *,
     in_pair: bool = False,
     with_probabilities: bool = False,
@@ -246,6 +249,8 @@ def run_model(
     brain : Brain or None
         What the network is to see in place of the whole head, if its card or the
         processing says so.
+    clock : Clock
+        Gets the time of the inference, and of waiting for other processes' networks.
     in_pair : bool
         It makes tissue maps together with a mask model.
     with_probabilities : bool
@@ -258,24 +263,32 @@ def run_model(
     """
     card = ready.card
     way = preparing_of(card, processing.prepare, in_pair=in_pair)
-    seen = what_model_sees(heads, card, way, brain, full_volume=processing.full_volume)
-    prediction = predict(
-        seen.view,
-        ready.content,
-        card,
-        device=processing.device,
-        precision=processing.precision,
-        threads=processing.threads,
-        mem_gb=processing.mem_gb,
-        with_probabilities=with_probabilities,
-    )
+    with clock.stage(f"infer {card.name}"):
+        seen = what_model_sees(heads, card, way, brain, full_volume=processing.full_volume)
+    with ExitStack() as turn:
+        with clock.stage("wait"):
+            turn.enter_context(taking_turns())
+        with clock.stage(f"infer {card.name}"):
+            prediction = predict(
+                seen.view,
+                ready.content,
+                card,
+                device=processing.device,
+                precision=processing.precision,
+                threads=processing.threads,
+                mem_gb=processing.mem_gb,
+                with_probabilities=with_probabilities,
+            )
     # Lesions, for example, may well not be there.
     if card.output.role != "regions" and not prediction.labels.voxels.any():
         raise InputError(
             f"model {card.name!r} finds nothing in this image; is it a head, upright in its own "
             f"coordinates, in a contrast that the model knows ({', '.join(card.modalities)})?"
         )
-    return post_filter(prediction, card), seen
+    if clock.seconds["wait"] < _NO_WAIT_SECONDS:
+        del clock.seconds["wait"]
+    with clock.stage(f"infer {card.name}"):
+        return post_filter(prediction, card), seen
 
 
 def prediction_of(brain: Brain) -> tuple[Prediction, Seen] | None:

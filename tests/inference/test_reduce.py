@@ -7,7 +7,8 @@ from onnx import TensorProto, helper
 
 from brainchop_pipe.errors import ModelError
 from brainchop_pipe.inference.onnxruntime_runner import load_onnxruntime
-from brainchop_pipe.inference.reduce import labels_model
+from brainchop_pipe.inference.reduce import labels_model, split_model
+from brainchop_pipe.inference.session import open_session
 from conftest import linear_model
 
 
@@ -214,3 +215,34 @@ def test_output_of_other_classes_or_type_is_refused():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     with pytest.raises(ModelError, match=r"is INT64 \[5\]"):
         labels_model(model.SerializeToString(), 6)
+
+
+@pytest.mark.parametrize("classes", [2, 7, 20])
+def test_parts_give_what_the_whole_gives_slice_by_slice(classes):
+    model = random_model(classes)
+    volume = np.random.default_rng(3).normal(size=(1, 1, 5, 4, 6)).astype(np.float32)
+    first, last = split_model(model, classes)
+    hidden = onnx.load_from_string(last).graph.input[0].name
+    session = load_onnxruntime().InferenceSession(last, providers=["CPUExecutionProvider"])
+    (channels,) = run(first, volume)
+    slabs = [session.run(None, {hidden: channels[:, :, low : low + 2]}) for low in range(0, 5, 2)]
+    whole = run(labels_model(model, classes), volume)
+    for found, wanted in zip(zip(*slabs, strict=True), whole, strict=True):
+        np.testing.assert_allclose(np.concatenate(found, axis=1), wanted, atol=1e-6)
+
+
+def test_network_with_another_last_layer_has_no_parts():
+    assert split_model(changed(random_model(3), append_identity), 3) is None
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("device", ["cpu", "openvino"])
+def test_guard_finds_what_is_not_finite_in_any_library(wrong, device):
+    if device == "openvino":
+        pytest.importorskip("openvino")
+    model = labels_model(linear_model([1, 2, 3], [0, 0, 0]), 3, guarded=True)
+    volume = np.zeros((1, 1, 3, 4, 5), np.float32)
+    volume[0, 0, 1, 2, 3] = wrong
+    confidence = open_session(model, f"guard {wrong}", device).run(volume)[1]
+    assert not np.isfinite(confidence[0, 1, 2, 3])
+    assert np.isfinite(confidence).sum() == confidence.size - 1

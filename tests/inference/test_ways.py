@@ -59,6 +59,41 @@ def test_tiles_with_a_halo_give_what_the_full_volume_gives(tmp_path, volume, cla
         np.testing.assert_allclose(tiled.probabilities, whole.probabilities, atol=1e-5)
 
 
+@pytest.mark.parametrize("with_probabilities", [True, False])
+@pytest.mark.parametrize("classes", [3, 12])
+def test_openvino_gives_what_onnxruntime_gives(tmp_path, volume, classes, with_probabilities, monkeypatch):
+    pytest.importorskip("openvino")
+    # Several slabs of the last layer, and one that is thinner.
+    monkeypatch.setattr("brainchop_pipe.inference.network._SLAB_LOGITS", classes * 44 * 48 * 7)
+    content = mesh_net(DILATIONS, classes)
+    card = card_of(tmp_path, content, labels=classes)
+    cpu, fast = (
+        run(volume, content, card, device=device, with_probabilities=with_probabilities)
+        for device in ("cpu", "openvino")
+    )
+    assert fast.execution.provider == "OpenVINO"
+    assert (fast.labels.voxels == cpu.labels.voxels).mean() > 0.9999
+    np.testing.assert_allclose(fast.confidence, cpu.confidence, atol=1e-4)
+    if with_probabilities:
+        np.testing.assert_allclose(fast.probabilities, cpu.probabilities, atol=1e-4)
+
+
+@pytest.mark.parametrize("device", ["cpu", "openvino"])
+def test_precision_is_for_cards_that_name_it(tmp_path, volume, device):
+    if device == "openvino":
+        pytest.importorskip("openvino")
+    content = mesh_net(DILATIONS)
+    card = card_of(tmp_path, content)
+    plain = run(volume, content, card, device=device, precision="bfloat16")
+    assert plain.execution.precision == "float32"
+    assert "its card does not name bfloat16" in plain.execution.fallbacks
+    shorter = {"type": "bfloat16", "agreement": 0.9, "measured_on": "made noise"}
+    named = ModelCard.model_validate(card.model_dump(mode="json") | {"shorter_types": [shorter]})
+    found = run(volume, content, named, device=device, precision="bfloat16").execution
+    # Not every processor has it; what it computed in is never left open.
+    assert found.precision == "bfloat16" or "float32 here, not bfloat16" in found.fallbacks[-1]
+
+
 def test_halo_that_is_too_small_shows(tmp_path, volume):
     content = mesh_net(DILATIONS)
     card = card_of(tmp_path, content, run={"method": "volume", "halo": 1})

@@ -41,7 +41,9 @@ def models(cards):
 def test_processors_are_shared_among_images(models, monkeypatch, given, images, expected):
     monkeypatch.setattr(module, "available_memory_gb", lambda: 1000.0)
     settings = Settings(Path("out"), Processing(), **given)
-    assert share_processors(settings, models, images)[:2] == expected
+    share = share_processors(settings, models, images)
+    assert (share.workers, share.threads) == expected
+    assert share.ahead == (images > share.workers and "mem_gb" not in given)
 
 
 def test_free_memory_limits_the_images_at_a_time(models, monkeypatch):

@@ -173,13 +173,28 @@ class Lanes:
         How many jobs the processors take at a time.
     gpus : tuple of str
         Names of the GPUs as ``CUDA_VISIBLE_DEVICES`` has them. Jobs that want a GPU
-        run in the one process that each has; without any, anywhere.
+        run in processes that see one alone; without any, anywhere.
+    per_gpu : int
+        Processes of each GPU.
+    variables : callable
+        Gives what to set in the processes of a GPU by its name, or (None) of the processors.
     """
 
-    def __init__(self, count: int, gpus: tuple[str, ...] = ()) -> None:
-        plain = [Lane({}) for _ in range(count)]
+    def __init__(
+        self,
+        count: int,
+        gpus: tuple[str, ...] = (),
+        *,
+        per_gpu: int = 1,
+        variables: Callable[[str | None], dict[str, str]] = lambda _: {},
+    ) -> None:
+        plain = [Lane(variables(None)) for _ in range(count)]
         # Names of NVIDIA's and AMD's libraries for the same thing.
-        on_gpu = [Lane({"CUDA_VISIBLE_DEVICES": gpu, "HIP_VISIBLE_DEVICES": gpu}) for gpu in gpus]
+        on_gpu = [
+            Lane({"CUDA_VISIBLE_DEVICES": gpu, "HIP_VISIBLE_DEVICES": gpu} | variables(gpu))
+            for gpu in gpus
+            for _ in range(per_gpu)
+        ]
         self._lanes = plain + on_gpu
         self._threads = ThreadPoolExecutor(len(self._lanes), thread_name_prefix="lane")
         self._idle = _queue(plain)
