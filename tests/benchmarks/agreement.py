@@ -2,7 +2,8 @@
 
 Each model on the conformed ``sub-uih``, the whole head: its labels in the full volume
 against the published network's (golden, float32), before and after the post-filter;
-then tiled and cropped against the full volume. A JSON line a model: shares of the
+then tiled and cropped against the full volume. With ``--shorter TYPE`` instead: the
+cropped head in that type on OpenVINO against float32 there. A JSON line a model: shares of the
 foreground with the same label, seconds, peak memory of the process so far (true for the
 first model alone), and what was seen. Some ten minutes on two cores. Needs the folder of
 real data (BRAINCHOP_SHARED).
@@ -17,8 +18,9 @@ import numpy as np
 
 from brainchop_pipe.core.grid import Volume
 from brainchop_pipe.images import read_image
-from brainchop_pipe.inference.card import PostFilter
+from brainchop_pipe.inference.card import PostFilter, ShorterType
 from brainchop_pipe.inference.predict import Prediction, post_filter, predict
+from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.view import view_of
 from brainchop_pipe.inference.ways import least_gb, need_gb
 from brainchop_pipe.record import peak_memory_mb
@@ -79,12 +81,33 @@ def measure(name: str, volume: Volume) -> dict[str, object]:
     return row
 
 
+def measure_shorter(name: str, volume: Volume, precision: Precision) -> dict[str, object]:
+    """Give a row for a type that is shorter than float32, whether or not the card names it yet."""
+    ready = load_model(name)
+    allowed = ShorterType(type=precision, agreement=1, measured_on="now")
+    card = ready.card.model_copy(update={"shorter_types": (allowed,)})
+    row: dict[str, object] = {"model": name}
+    labels = []
+    for each in ("float32", precision):
+        start = time.perf_counter()
+        view = view_of((volume,), card)
+        found = predict(
+            view, ready.content, card, device="openvino", threads=available_cpus(), precision=each
+        )
+        row[f"{found.execution.precision} s"] = round(time.perf_counter() - start, 1)
+        labels.append(found.labels.voxels)
+    return row | {"agreement": share_alike(*labels)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=list(shipped_models()))
+    parser.add_argument("--shorter", choices=("bfloat16",))
+    given = parser.parse_args()
     volume = read_image(GOLDEN / "conformed_fastsurfer.nii.gz").volume
-    for name in parser.parse_args().models:
-        sys.stdout.write(json.dumps(measure(name, volume)) + "\n")
+    for name in given.models:
+        row = measure_shorter(name, volume, given.shorter) if given.shorter else measure(name, volume)
+        sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()
 
 

@@ -21,9 +21,8 @@ from brainchop_pipe.inference.session import (
 
 logger = logging.getLogger(__name__)
 
-# OpenVINO holds the logits of all classes at once, whatever the order in the graph: from so many
-# classes on the last layer is run on slabs, each with at most so many logits.
-_IN_SLABS_FROM = 9
+# OpenVINO holds the logits of all classes at once, and all that the arg-max makes of them, whatever
+# the order in the graph: the last layer is run on slabs, each with at most so many logits.
 _SLAB_LOGITS = 1 << 24
 
 
@@ -96,7 +95,7 @@ class Network:
         classes = self.card.output.class_count
         try:
             is_openvino = first_choice(device) == "openvino"
-            parts = split_model(model, classes) if is_openvino and classes >= _IN_SLABS_FROM else None
+            parts = split_model(model, classes) if is_openvino else None
             if parts is not None:
                 return dict(zip(("all but last", "last"), parts, strict=True))
             name = "guarded labels" if is_openvino else "labels"

@@ -50,11 +50,11 @@ class OpenVinoRunner:
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
         """Run the network."""
-        found = self._compiled.create_infer_request().infer({0: batch}, share_inputs=True)
-        outputs = [np.asarray(found[index]) for index in range(len(self._compiled.outputs))]
+        # Of a request of its own each time: its outputs are handed on without a copy.
+        found = self._compiled.create_infer_request().infer({0: batch}, share_inputs=True, share_outputs=True)
         # A gigabyte that the next stage needs.
         self._compiled.release_memory()
-        return outputs
+        return [np.asarray(found[index]) for index in range(len(self._compiled.outputs))]
 
 
 @cache
