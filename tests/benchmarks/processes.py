@@ -45,15 +45,20 @@ def cost_of(command: Sequence[str | Path], environment: Mapping[str, str] | None
         text = output.read().decode("utf-8", "replace")
     if process.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))} gave {process.returncode}:\n{text[-2000:]}")
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, most.megabytes, text)
+    return Cost(seconds, most.cpu_s(but=process.pid) + usage.ru_utime + usage.ru_stime, most.megabytes, text)
 
 
 class _Watch(threading.Thread):
-    """Looks at the memory of a process and its descendants until it is told to stop."""
+    """Looks at a process and its descendants until it is told to stop.
+
+    What a process took is taken from the last look at it: those whose parent is not the
+    first are in nobody's account when they end.
+    """
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.megabytes = 0.0
+        self._ticks: dict[int, int] = {}
         self._pid = pid
         self._ended = threading.Event()
         self.start()
@@ -62,10 +67,16 @@ class _Watch(threading.Thread):
         self._ended.set()
         self.join()
 
+    def cpu_s(self, but: int) -> float:
+        """Give the seconds of the processors that all took but one."""
+        ticks = sum(count for pid, count in self._ticks.items() if pid != but)
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def run(self) -> None:
         while not self._ended.wait(_LOOK_SECONDS):
-            total = sum(map(_proportional_kb, [self._pid, *_descendants(self._pid)]))
-            self.megabytes = max(self.megabytes, total * 1024 / 1e6)
+            family = [self._pid, *_descendants(self._pid)]
+            self._ticks |= {pid: ticks for pid in family if (ticks := _ticks(pid))}
+            self.megabytes = max(self.megabytes, sum(map(_proportional_kb, family)) * 1024 / 1e6)
 
 
 def _descendants(pid: int) -> list[int]:
@@ -76,6 +87,15 @@ def _descendants(pid: int) -> list[int]:
     except (OSError, ValueError):
         return []
     return found + [d for child in found for d in _descendants(child)]
+
+
+def _ticks(pid: int) -> int:
+    try:
+        # The name, in brackets, may hold blanks.
+        values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(values[11]) + int(values[12])
 
 
 def _proportional_kb(pid: int) -> int:

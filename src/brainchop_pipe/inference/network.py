@@ -8,7 +8,7 @@ import numpy as np
 from brainchop_pipe.errors import ModelError, ProviderError
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.card_input import Slices
-from brainchop_pipe.inference.reduce import labels_model, split_model
+from brainchop_pipe.inference.reduce import hidden_channels, labels_model, split_model
 from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.session import (
     Device,
@@ -21,8 +21,10 @@ from brainchop_pipe.inference.session import (
 
 logger = logging.getLogger(__name__)
 
-# OpenVINO holds the logits of all classes at once, and all that the arg-max makes of them, whatever
-# the order in the graph: the last layer is run on slabs, each with at most so many logits.
+# OpenVINO holds all logits at once, and what the arg-max makes of them: so many values for each
+# class and voxel, and for each voxel. Where that is more than the two layers that it holds before,
+# the last layer is run on slabs, each with at most so many logits.
+_FOR_EACH_CLASS, _FOR_ALL_CLASSES = 3, 6
 _SLAB_LOGITS = 1 << 24
 
 
@@ -95,7 +97,7 @@ class Network:
         classes = self.card.output.class_count
         try:
             is_openvino = first_choice(device) == "openvino"
-            parts = split_model(model, classes) if is_openvino else None
+            parts = split_model(model, classes) if is_openvino and _wants_slabs(model, classes) else None
             if parts is not None:
                 return dict(zip(("all but last", "last"), parts, strict=True))
             name = "guarded labels" if is_openvino else "labels"
@@ -255,6 +257,11 @@ class _Part:
             logger.warning("%s; trying again on the CPU", error)
             self._session = replace_with_cpu(self._session, self._model, self._digest, str(error))
             return self._session.run(batch)
+
+
+def _wants_slabs(model: bytes, classes: int) -> bool:
+    hidden = hidden_channels(model, classes)
+    return hidden is not None and _FOR_EACH_CLASS * classes + _FOR_ALL_CLASSES > 2 * hidden
 
 
 def _can_be_reduced(card: ModelCard) -> bool:

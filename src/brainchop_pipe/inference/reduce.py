@@ -73,6 +73,14 @@ class _Builder:
         return self.add(operator, [value], result, axes=[1], keepdims=0)
 
 
+def hidden_channels(model: bytes, classes: int) -> int | None:
+    """Give the channels before a last layer that can be split off; None where it cannot."""
+    proto = parse_model(model)
+    check_model(proto)
+    last = _pointwise_convolution(proto.graph, _logits(proto, classes))
+    return None if last is None else _channels_into(proto.graph, last)
+
+
 def split_model(model: bytes, classes: int) -> tuple[bytes, bytes] | None:
     """Split a network into what comes before its last layer, and that layer with the arg-max.
 
@@ -97,7 +105,7 @@ def split_model(model: bytes, classes: int) -> tuple[bytes, bytes] | None:
     last = _pointwise_convolution(proto.graph, _logits(proto, classes))
     if last is None:
         return None
-    channels = next(t for t in proto.graph.initializer if t.name == last.input[1]).dims[1]
+    channels = _channels_into(proto.graph, last)
     hidden = helper.make_tensor_value_info(
         last.input[0], TensorProto.FLOAT, [1, channels, "depth", "height", "width"]
     )
@@ -220,6 +228,10 @@ def _pointwise_convolution(graph: Any, logits: Any) -> Any:
         and not any(logits.name in node.input for node in graph.node)
     )
     return last if is_plain else None
+
+
+def _channels_into(graph: Any, convolution: Any) -> int:
+    return int(next(t for t in graph.initializer if t.name == convolution.input[1]).dims[1])
 
 
 def _reduce_all(build: _Builder, logits: Any) -> _Running:
