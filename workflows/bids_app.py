@@ -26,7 +26,7 @@ from brainchop_pipe.bids.names import Source
 from brainchop_pipe.bids.publish import prepare_output_dir
 from brainchop_pipe.engines.lanes import Lanes
 from brainchop_pipe.errors import UsageError
-from brainchop_pipe.inference.session import gpus_of
+from brainchop_pipe.inference.session import gpus_of, load_library
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.zoo.catalog import Model, find_models
 from brainchop_pipe.zoo.check import check_file
@@ -154,6 +154,7 @@ class _Run:
             workplace = Workplace(lanes, folder)
             try:
                 async with asyncio.TaskGroup() as group:
+                    group.create_task(self._warm_up(lanes, wants_gpu=bool(gpus)))
                     for _ in range(count + len(gpus) * per_gpu):
                         group.create_task(self._take_images(workplace))
             except ExceptionGroup as errors:
@@ -162,6 +163,13 @@ class _Run:
         if self.interrupted:
             raise asyncio.CancelledError
         return self.outcomes
+
+    async def _warm_up(self, lanes: Lanes, *, wants_gpu: bool) -> None:
+        """Have a process start and import its libraries while this one still imports its own."""
+        try:
+            await lanes.run(load_library, self.settings.processing.device, wants_gpu=wants_gpu)
+        except Exception:
+            logger.warning("a process could not load what networks need", exc_info=True)
 
     def _interrupt(self, task: "asyncio.Task[None]") -> None:
         """End the run at its next wait, and never in the midst of a write."""

@@ -45,7 +45,7 @@ from brainchop_pipe.zoo.catalog import shipped_models
 from .layers import convolutions, gflop
 from .processes import cost_of
 from .quality import SHARED
-from .upstream import upstream_cost, write_model
+from .upstream import upstream_cost, upstream_extrapolated, write_model
 
 HEADS = SHARED / "data" / "heads"
 ECOG = HEADS / "sub-ecog" / "anat" / "sub-ecog_T1w.nii.gz"
@@ -186,11 +186,15 @@ def networks(names: list[str], rounds: int, peak: float, torch: Path | None) -> 
     return rows
 
 
-def commands(names: list[str], rounds: int, upstream: Path | None) -> list[Row]:
+def commands(names: list[str], rounds: int, upstream: Path | None, extrapolated: list[str]) -> list[Row]:
     """Rows of whole commands, file to files."""
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as place:
-        folders = {name: write_model(name, Path(place) / "upstream" / name) for name in names if upstream}
+        folders = {
+            name: write_model(name, Path(place) / "upstream" / name)
+            for name in names
+            if upstream and name not in extrapolated
+        }
         for turn in range(rounds):
             for name in names:
                 for prepare in ("none", "auto"):
@@ -200,7 +204,11 @@ def commands(names: list[str], rounds: int, upstream: Path | None) -> list[Row]:
                     found[name, f"ours, --prepare {prepare}"].append(
                         cost_of([program, "segment", ECOG, *options])[:3]
                     )
-                if upstream is not None:
+                if upstream is not None and name in extrapolated:
+                    if turn == 0:
+                        cost_of_layers = upstream_extrapolated(upstream, name, ECOG, Path(place))
+                        found[name, "upstream (tinygrad), extrapolated from layers"].append(cost_of_layers)
+                elif upstream is not None:
                     cost = upstream_cost(upstream, folders[name], ECOG, Path(place))
                     found[name, "upstream (tinygrad)"].append(cost[:3])
                     sys.stderr.write(f"{name}: upstream {cost.wall_s:.0f} s\n")
@@ -235,6 +243,12 @@ def main() -> None:
     parser.add_argument("--commands-of", nargs="+", default=["tissue_fast", "subcortical", "mindgrab"])
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--upstream", type=Path, help="virtual environment with brainchop of PyPI")
+    parser.add_argument(
+        "--extrapolate",
+        nargs="*",
+        default=["subcortical", "mindgrab"],
+        help="models of which upstream runs some layers alone: whole ones take it up to half an hour",
+    )
     parser.add_argument("--torch", type=Path, help="python that has PyTorch")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -254,7 +268,7 @@ def main() -> None:
     works: dict[str, Callable[[], list[Row]]] = {
         "stages": lambda: stages(given.rounds),
         "networks": lambda: networks(given.models, given.rounds, peak, given.torch),
-        "commands": lambda: commands(given.commands_of, given.rounds, given.upstream),
+        "commands": lambda: commands(given.commands_of, given.rounds, given.upstream, given.extrapolate),
     }
     for part in [p for p in works if p in given.parts]:
         report[part] = works[part]()

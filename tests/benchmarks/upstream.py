@@ -46,17 +46,50 @@ def upstream_cost(environment: Path, model: Path, image: Path, folder: Path) -> 
     return cost_of([*command, "-o", folder / "upstream.nii.gz"], variables)
 
 
-def write_model(name: str, folder: Path) -> Path:
-    """Write a model's weights and settings as upstream's command line reads them."""
+def upstream_extrapolated(
+    environment: Path, name: str, image: Path, folder: Path
+) -> tuple[float, float, float]:
+    """Tell seconds by the clock and of the processors, and memory, of a network that would take too long.
+
+    Its first two and its first four hidden layers are run, each with the last layer; the
+    difference is what two layers cost, and the others are taken to cost the same.
+    Memory is that of the longer run.
+    """
+    few, more = (
+        upstream_cost(environment, write_model(name, folder / f"{name} {kept}", kept), image, folder)
+        for kept in (2, 4)
+    )
+    missing = len(convolutions(load_model(name).content)) - 1 - 4
+    wall, cpu = (
+        last + missing * (last - first) / 2
+        for first, last in ((few.wall_s, more.wall_s), (few.cpu_s, more.cpu_s))
+    )
+    return wall, cpu, more.memory_mb
+
+
+def write_model(name: str, folder: Path, hidden: int | None = None) -> Path:
+    """Write a model's weights and settings as upstream's command line reads them.
+
+    Parameters
+    ----------
+    name : str
+    folder : Path
+        Made here.
+    hidden : int or None
+        Leave out the hidden layers after so many.
+    """
     content = load_model(name).content
     graph = onnx.load_from_string(content).graph
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes = [node for node in graph.node if node.op_type == "Conv"]
     kinds = {node.op_type for node in graph.node}
     has_norm = "Gelu" in kinds
+    both = list(zip(nodes, convolutions(content), strict=True))
+    if hidden is not None:
+        both = [*both[:hidden], both[-1]]
     weights = {}
     layers = []
-    for number, (node, layer) in enumerate(zip(nodes, convolutions(content), strict=True)):
+    for number, (node, layer) in enumerate(both):
         # Each is followed by its norm, if there are any, and its activation.
         key = f"model.{number * (3 if has_norm else 2)}"
         weights[f"{key}.weight"] = np.ascontiguousarray(tensors[node.input[1]])

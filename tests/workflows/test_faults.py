@@ -96,7 +96,7 @@ def test_killed_worker_takes_only_its_own_image(settings, undisturbed, break_wor
 
 def test_library_that_takes_its_process_with_it_costs_an_attempt(settings, undisturbed, break_worker):
     pytest.importorskip("openvino")
-    break_worker("brainchop_pipe.inference.openvino_runner:_core:abort:sub-01")
+    break_worker("brainchop_pipe.inference.openvino_runner:load_openvino:abort:sub-01")
     statuses, _ = reasons(settings)
     assert set.union(*statuses.values()) == {"done"}
     assert images(settings).keys() == undisturbed.keys()

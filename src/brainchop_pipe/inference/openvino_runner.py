@@ -35,7 +35,7 @@ class OpenVinoRunner:
     provider = PROVIDER
 
     def __init__(self, model: bytes, threads: int, precision: Precision) -> None:
-        core = _core()
+        core = load_openvino()
         settings = {
             "INFERENCE_PRECISION_HINT": _TYPES.get(precision, "f32"),
             "INFERENCE_NUM_THREADS": str(threads),
@@ -58,7 +58,8 @@ class OpenVinoRunner:
 
 
 @cache
-def _core() -> Any:
+def load_openvino() -> Any:
+    """Import openvino, without what it brings to send anything, and give its core."""
     # What openvino brings to convert models has an uploader, which it does without when it is not there.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
