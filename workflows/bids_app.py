@@ -85,7 +85,7 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
         )
     models = find_models(settings.processing.models)
     check_tissue_model(models, settings.processing.tissue_model)
-    involved = _models_to_load(models, settings)
+    involved = models_to_load(models, settings)
     check_memory(involved, settings)
     check_extras(models, settings)
     check_work_folder(settings)
@@ -94,7 +94,7 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
     limit = None if settings.mem_gb is None else int(settings.mem_gb * 1e9)
     for model in involved:
         check_file(model, store.load(model), limit)
-    if settings.bids_dir is not None:
+    if settings.bids_dir is not None and settings.writes_dataset_files:
         write_dataset_files(settings.output_dir, settings.bids_dir, code_record())
     images = sum(source.suffix in settings.query.modalities for source in jobs)
     share = share_processors(settings, involved, images)
@@ -108,11 +108,12 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
         except Exception:
             logger.exception("the run ended")
             raise
-        write_citation(settings.output_dir, (source.participant for source in jobs))
+        if settings.writes_dataset_files:
+            write_citation(settings.output_dir, (source.participant for source in jobs))
         return outcomes
 
 
-def _models_to_load(models: tuple[Model, ...], settings: Settings) -> tuple[Model, ...]:
+def models_to_load(models: tuple[Model, ...], settings: Settings) -> tuple[Model, ...]:
     """Give the models that may run: the one that finds the brain among them, unless all masks are given."""
     processing = settings.processing
     plan = plan_models(models, processing.tissue_model, processing.prepare, processing.mask_model)

@@ -84,9 +84,10 @@ def find_images(bids_dir: Path, query: Query) -> tuple[Source, ...]:
     Raises
     ------
     NoMatchError
-        A participant or session that was named has no image, or none has a wanted contrast.
+        A participant or session that was named has no image, or none has a wanted contrast;
+        not where the query does not mind.
     """
-    participants = _choose_participants(bids_dir, query.participant_labels)
+    participants = _choose_participants(bids_dir, query.participant_labels, query.names_must_exist)
     suffixes = sorted({*CONTRASTS, *query.modalities})
     if query.filters or query.database_dir:
         paths = _ask_pybids(bids_dir, participants, suffixes, query)
@@ -107,6 +108,8 @@ def _session(source: Source) -> str | None:
 
 def _check_found(sources: list[Source], query: Query, bids_dir: Path) -> None:
     """Refuse to go on without something that was asked for by name."""
+    if not query.names_must_exist:
+        return
     groups, sessions = {s.participant for s in sources}, {_session(s) for s in sources}
     missing = [f"sub-{p}" for p in query.participant_labels if f"sub-{p}" not in groups]
     missing += [f"ses-{s}" for s in query.session_labels if f"ses-{s}" not in sessions]
@@ -148,11 +151,11 @@ def read_filter_file(path: Path) -> dict[str, dict[str, Any]]:
     return {key.lower(): value for key, value in content.items()}
 
 
-def _choose_participants(bids_dir: Path, labels: tuple[str, ...]) -> list[str]:
+def _choose_participants(bids_dir: Path, labels: tuple[str, ...], must_exist: bool) -> list[str]:
     """Choose the participants to look at; no scan of the top folder where all exist that were named."""
     missing = [label for label in labels if not (bids_dir / f"sub-{label}").is_dir()]
-    if labels and not missing:
-        return sorted(labels)
+    if labels and not (missing and must_exist):
+        return sorted({*labels} - {*missing})
     there = {e.name[4:] for e in os.scandir(bids_dir) if e.name.startswith("sub-") and e.is_dir()}
     if missing:
         raise NoMatchError(
