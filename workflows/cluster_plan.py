@@ -4,14 +4,20 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from math import ceil
+from pathlib import Path
 
+from brainchop_pipe.workflows.bids_app import check_run
+from brainchop_pipe.workflows.cluster_needs import Needs, task_needs
+from brainchop_pipe.workflows.cluster_report import participants_at_work
 from brainchop_pipe.workflows.segment_image import is_done, plan_image
 from brainchop_pipe.workflows.suitability import refusal
 
-from brainchop_pipe.bids.dataset import find_images
-from brainchop_pipe.bids.derivatives import Product
+from brainchop_pipe.bids.dataset import check_dataset, find_images
+from brainchop_pipe.bids.derivatives import Product, write_dataset_files
+from brainchop_pipe.bids.environment import code_record
 from brainchop_pipe.bids.names import Source
 from brainchop_pipe.errors import UsageError
 from brainchop_pipe.settings import Settings
@@ -21,13 +27,101 @@ from brainchop_pipe.zoo.catalog import Model
 _QUESTIONS_AT_A_TIME = min(32, 4 * (os.cpu_count() or 1))
 
 
-def find_unfinished(settings: Settings, models: tuple[Model, ...]) -> tuple[dict[str, int], int]:
-    """Find out which participants have images left to do.
+@dataclass(frozen=True)
+class Choices:
+    """What a user chose about the jobs.
 
     Parameters
     ----------
+    task_minutes : float
+        How long a task should take.
+    array_size : int or None
+        How many tasks there are; None: as many as `task_minutes` makes.
+    array_limit : int or None
+        How many of them may run at a time.
+    processors : int or None
+        Of a task.
+    gres : str or None
+        Such as ``gpu:1``.
+    sbatch_args : tuple of str
+        Further options of sbatch; they overrule what is planned.
+    """
+
+    task_minutes: float = 40
+    array_size: int | None = None
+    array_limit: int | None = None
+    processors: int | None = None
+    gres: str | None = None
+    sbatch_args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who is to be worked on by which task.
+
+    Parameters
+    ----------
+    slices : tuple of tuple of str
+        Participants of each task; empty where all are done.
+    needs : Needs
+        Of a task.
+    minutes : int
+        Time limit of a task.
+    participants : int
+        How many the models are for, done ones included.
+    at_work : int
+        How many are left out because earlier jobs have them.
+    """
+
+    slices: tuple[tuple[str, ...], ...]
+    needs: Needs
+    minutes: int
+    participants: int
+    at_work: int
+
+    @property
+    def left(self) -> int:
+        """How many participants are to be worked on."""
+        return sum(map(len, self.slices))
+
+
+def plan_jobs(settings: Settings, choices: Choices) -> Plan:
+    """Plan who is to be worked on by which task, and write what stands once in the output folder.
+
+    Models are fetched here, once for all tasks.
+
+    Raises
+    ------
+    PipeError
+        As of `run_participants`.
+    """
+    if settings.bids_dir is None or settings.processing.mask is not None:
+        raise UsageError(
+            "jobs of a cluster need a BIDS dataset; give masks of it with --derivatives NAME=DIR"
+        )
+    bids_dir = settings.bids_dir.resolve()
+    check_dataset(bids_dir, skip_validation=settings.skip_bids_validation)
+    models, involved = check_run(settings)
+    write_dataset_files(settings.output_dir, bids_dir, code_record())
+    images, participants = find_unfinished(bids_dir, settings, models)
+    busy = participants_at_work(settings.output_dir) & images.keys()
+    images = {label: count for label, count in images.items() if label not in busy}
+    needs = task_needs(settings, involved, choices.processors)
+    wanted = count_tasks(sum(images.values()), needs.seconds_per_image, choices.task_minutes)
+    slices = deal(images, choices.array_size or wanted) if images else ()
+    minutes = needs.minutes(largest_slice(slices, images)) if slices else 0
+    return Plan(slices, needs, minutes, participants, len(busy))
+
+
+def find_unfinished(
+    bids_dir: Path, settings: Settings, models: tuple[Model, ...]
+) -> tuple[dict[str, int], int]:
+    """Find out which participants have images left to do; no image is opened.
+
+    Parameters
+    ----------
+    bids_dir : Path
     settings : Settings
-        With a dataset.
     models : tuple of Model
 
     Returns
@@ -41,9 +135,6 @@ def find_unfinished(settings: Settings, models: tuple[Model, ...]) -> tuple[dict
     NoMatchError, UsageError
         See `find_images`.
     """
-    if settings.bids_dir is None:
-        raise UsageError("jobs of a cluster need a BIDS dataset; images of none are segmented one by one")
-    bids_dir = settings.bids_dir.resolve()
     by_participant: dict[str, list[Source]] = defaultdict(list)
     for source in find_images(bids_dir, settings.query):
         by_participant[source.participant.removeprefix("sub-")].append(source)

@@ -1,7 +1,7 @@
-"""What a task of a job array leaves behind of itself, for those who ask what became of it.
+"""What submissions and their tasks leave behind of themselves, for those who ask what became of them.
 
-A task rewrites its own file after each image, and no two tasks share one: what a killed
-task had not finished can be told without SLURM's accounting.
+A submission has a folder. A task rewrites its own file there after each image, and no two
+tasks share one: what a killed task had not finished can be told without SLURM's accounting.
 """
 
 import hashlib
@@ -9,11 +9,12 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from brainchop_pipe.errors import OutputError
+from brainchop_pipe.errors import MissingInputError, OutputError
 from brainchop_pipe.record import utc_now
 from brainchop_pipe.storage import write_whole
 
@@ -23,13 +24,97 @@ logger = logging.getLogger(__name__)
 FOLDER = Path(".brainchop") / "cluster"
 
 MANIFEST = "manifest.tsv"
+_SUBMISSION = "submission.json"
 _TASKS = "tasks"
+
+# By which clocks of nodes may differ.
+_CLOCK_SECONDS = 5
+
+
+class ArrayJob(BaseModel):
+    """A job array: its number, the slice that its index 0 has, how many tasks it has."""
+
+    job: str
+    first_slice: int
+    tasks: int
+
+
+class Submission(BaseModel):
+    """What was submitted.
+
+    Parameters
+    ----------
+    submitted : str
+        When.
+    minutes : int
+        Time limit of a task, as it was planned.
+    arrays : list of ArrayJob
+    group_job : str or None
+        Number of the job of the group level.
+    """
+
+    submitted: str
+    minutes: int
+    arrays: list[ArrayJob] = []
+    group_job: str | None = None
+
+    @property
+    def jobs(self) -> list[str]:
+        """Numbers of all jobs."""
+        return [*(array.job for array in self.arrays), *filter(None, [self.group_job])]
+
+    def slice_of(self, job: str, index: int | None) -> int | None:
+        """Give the slice that a task of an array has; None for other jobs."""
+        found = (a.first_slice for a in self.arrays if a.job == job)
+        first = next(found, None)
+        return None if first is None or index is None else first + index
+
+
+def new_submission_folder(output_dir: Path) -> Path:
+    """Make the folder of a submission; its name begins with the time, so that the last one sorts last."""
+    stamp = utc_now().replace("-", "").replace(":", "")
+    folder = output_dir.resolve() / FOLDER / f"{stamp}-{secrets.token_hex(3)}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def submission_folders(output_dir: Path) -> list[Path]:
+    """List the folders of submissions, the oldest first."""
+    return sorted(path for path in (output_dir / FOLDER).glob("*/"))
+
+
+def last_submission(output_dir: Path) -> Path:
+    """Give the folder of the last submission.
+
+    Raises
+    ------
+    MissingInputError
+        There is none.
+    """
+    folders = submission_folders(output_dir)
+    if not folders:
+        raise MissingInputError(f"{output_dir} has no jobs; submit some with --cluster slurm")
+    return folders[-1]
+
+
+def write_submission(folder: Path, submission: Submission) -> None:
+    """Write what was submitted into the submission's folder."""
+    write_whole(folder / _SUBMISSION, submission.model_dump_json(indent=2).encode())
+
+
+def read_submission(folder: Path) -> Submission | None:
+    """Read what was submitted; None where a site's own script submitted a manifest."""
+    try:
+        return Submission.model_validate_json((folder / _SUBMISSION).read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 class FinishedImage(BaseModel):
     """An image that a task is done with; reasons by model where models failed."""
 
     participant: str
+    image: str
     failed: dict[str, str] = {}
 
 
@@ -49,6 +134,8 @@ class TaskRecord(BaseModel):
         When; None as long as it runs, and for ever if it was killed without a warning.
     exit_code : int or None
         With `ended`.
+    limit : int or None
+        When SLURM would end it, seconds since 1970, where SLURM says so.
     """
 
     slice: int
@@ -58,6 +145,14 @@ class TaskRecord(BaseModel):
     finished: list[FinishedImage] = []
     ended: str | None = None
     exit_code: int | None = None
+    limit: int | None = None
+
+    @property
+    def was_out_of_time(self) -> bool | None:
+        """Whether it ended at its time limit; None where that is not known."""
+        if self.ended is None or self.limit is None:
+            return None
+        return datetime.fromisoformat(self.ended).timestamp() >= self.limit - _CLOCK_SECONDS
 
 
 class TaskFile:
@@ -72,7 +167,13 @@ class TaskFile:
     """
 
     def __init__(self, folder: Path, index: int) -> None:
-        self.record = TaskRecord(slice=index, job=_job_name(), started=utc_now())
+        limit = os.environ.get("SLURM_JOB_END_TIME", "")
+        self.record = TaskRecord(
+            slice=index,
+            job=_job_name(),
+            started=utc_now(),
+            limit=int(limit) if limit.isdecimal() else None,
+        )
         stamp = self.record.started.replace("-", "").replace(":", "")
         self._path = folder / _TASKS / f"{index}-{stamp}-{secrets.token_hex(3)}.json"
         try:

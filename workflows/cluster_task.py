@@ -87,8 +87,10 @@ def _noted(task: TaskFile, report: Report) -> Report:
     """Note each image before it is reported."""
 
     def note(finished: int, total: int, outcomes: list[Outcome]) -> None:
+        source = outcomes[0].source
         failed = {o.model: o.reason for o in outcomes if o.status == "failed"}
-        task.record.finished.append(FinishedImage(participant=outcomes[0].source.participant, failed=failed))
+        image = FinishedImage(participant=source.participant, image=source.uri, failed=failed)
+        task.record.finished.append(image)
         task.try_save()
         report(finished, total, outcomes)
 
