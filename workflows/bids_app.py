@@ -84,7 +84,6 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
             "dataset (--derivatives NAME=DIR)"
         )
     models, involved = check_run(settings)
-    check_work_folder(settings)
     if settings.bids_dir is not None and settings.writes_dataset_files:
         write_dataset_files(settings.output_dir, settings.bids_dir, code_record())
     images = sum(source.suffix in settings.query.modalities for source in jobs)
@@ -122,6 +121,7 @@ def check_run(settings: Settings) -> tuple[tuple[Model, ...], tuple[Model, ...]]
     involved = _models_to_load(models, settings)
     check_memory(involved, settings)
     check_extras(models, settings)
+    check_work_folder(settings)
     prepare_output_dir(settings.output_dir, settings.bids_dir)
     store = ModelStore.from_environment()
     limit = None if settings.mem_gb is None else int(settings.mem_gb * 1e9)

@@ -4,7 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
 from pathlib import Path
@@ -101,7 +101,8 @@ def plan_jobs(settings: Settings, choices: Choices) -> Plan:
         )
     bids_dir = settings.bids_dir.resolve()
     check_dataset(bids_dir, skip_validation=settings.skip_bids_validation)
-    models, involved = check_run(settings)
+    # The work folder is for the tasks to make, on their nodes.
+    models, involved = check_run(replace(settings, work_dir=None))
     write_dataset_files(settings.output_dir, bids_dir, code_record())
     images, participants = find_unfinished(bids_dir, settings, models)
     busy = participants_at_work(settings.output_dir) & images.keys()

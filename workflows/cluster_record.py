@@ -27,9 +27,6 @@ MANIFEST = "manifest.tsv"
 _SUBMISSION = "submission.json"
 _TASKS = "tasks"
 
-# By which clocks of nodes may differ.
-_CLOCK_SECONDS = 5
-
 
 class ArrayJob(BaseModel):
     """A job array: its number, the slice that its index 0 has, how many tasks it has."""
@@ -46,15 +43,15 @@ class Submission(BaseModel):
     ----------
     submitted : str
         When.
-    minutes : int
-        Time limit of a task, as it was planned.
+    limit_seconds : int or None
+        Time limit of a task, None where there is none.
     arrays : list of ArrayJob
     group_job : str or None
         Number of the job of the group level.
     """
 
     submitted: str
-    minutes: int
+    limit_seconds: int | None = None
     arrays: list[ArrayJob] = []
     group_job: str | None = None
 
@@ -134,8 +131,6 @@ class TaskRecord(BaseModel):
         When; None as long as it runs, and for ever if it was killed without a warning.
     exit_code : int or None
         With `ended`.
-    limit : int or None
-        When SLURM would end it, seconds since 1970, where SLURM says so.
     """
 
     slice: int
@@ -145,14 +140,12 @@ class TaskRecord(BaseModel):
     finished: list[FinishedImage] = []
     ended: str | None = None
     exit_code: int | None = None
-    limit: int | None = None
 
     @property
-    def was_out_of_time(self) -> bool | None:
-        """Whether it ended at its time limit; None where that is not known."""
-        if self.ended is None or self.limit is None:
-            return None
-        return datetime.fromisoformat(self.ended).timestamp() >= self.limit - _CLOCK_SECONDS
+    def seconds(self) -> float:
+        """How long it took, as far as is known."""
+        start, end = (datetime.fromisoformat(text) for text in (self.started, self.ended or self.started))
+        return (end - start).total_seconds()
 
 
 class TaskFile:
@@ -167,13 +160,7 @@ class TaskFile:
     """
 
     def __init__(self, folder: Path, index: int) -> None:
-        limit = os.environ.get("SLURM_JOB_END_TIME", "")
-        self.record = TaskRecord(
-            slice=index,
-            job=_job_name(),
-            started=utc_now(),
-            limit=int(limit) if limit.isdecimal() else None,
-        )
+        self.record = TaskRecord(slice=index, job=_job_name(), started=utc_now())
         stamp = self.record.started.replace("-", "").replace(":", "")
         self._path = folder / _TASKS / f"{index}-{stamp}-{secrets.token_hex(3)}.json"
         try:

@@ -21,6 +21,9 @@ TaskStatus = Literal["waiting", "running", "done", "hit"]
 
 _INTERRUPTED = 130
 
+# From SLURM's start of a task to the task's own record of it, at most.
+_START_SECONDS = 30
+
 
 @dataclass(frozen=True)
 class TaskReport:
@@ -75,9 +78,12 @@ def report_tasks(folder: Path) -> tuple[TaskReport, ...]:
     records: dict[int, list[TaskRecord]] = defaultdict(list)
     for record in read_tasks(folder):
         records[record.slice].append(record)
-    states = _states_by_slice(submission)
+    tasks = _tasks_by_slice(submission, slices, records)
+    states = slurm.states_of(sorted({job for job, _ in tasks.values()})) if slurm.is_here() else {}
+    limit = submission.limit_seconds if submission else None
     return tuple(
-        _report(index, labels, records[index], states.get(index)) for index, labels in sorted(slices.items())
+        _report(index, labels, records[index], states.get(tasks.get(index, ("", None))), limit)
+        for index, labels in sorted(slices.items())
     )
 
 
@@ -101,12 +107,20 @@ def participants_at_work(output_dir: Path) -> set[str]:
     return found
 
 
-def _states_by_slice(submission: Submission | None) -> Mapping[int, slurm.TaskState]:
-    if submission is None or not slurm.is_here():
-        return {}
-    states = slurm.states_of([array.job for array in submission.arrays])
-    by_slice = ((submission.slice_of(*key), state) for key, state in states.items())
-    return {index: state for index, state in by_slice if index is not None}
+def _tasks_by_slice(
+    submission: Submission | None,
+    slices: Iterable[int],
+    records: Mapping[int, list[TaskRecord]],
+) -> dict[int, slurm.TaskKey]:
+    """Give SLURM's names of tasks: as submitted here, else as the tasks themselves noted."""
+    if submission is not None:
+        return {
+            array.first_slice + index: (array.job, index)
+            for array in submission.arrays
+            for index in range(array.tasks)
+        }
+    noted = {index: records[index][-1].job.partition("_") for index in slices if records.get(index)}
+    return {index: (job, int(task) if task else None) for index, (job, _, task) in noted.items() if job}
 
 
 def _report(
@@ -114,6 +128,7 @@ def _report(
     labels: tuple[str, ...],
     records: list[TaskRecord],
     state: slurm.TaskState | None,
+    limit_seconds: int | None,
 ) -> TaskReport:
     unfinished = tuple(label for label in labels if not _is_finished(f"sub-{label}", records))
     status: TaskStatus = "hit" if unfinished else "done"
@@ -125,7 +140,7 @@ def _report(
         participants=labels,
         unfinished=unfinished,
         failed=_failed(records),
-        cause=_cause(state, records) if status == "hit" else "",
+        cause=_cause(state, records, limit_seconds) if status == "hit" else "",
         goes=len(records),
     )
 
@@ -152,7 +167,7 @@ def _failed(records: Iterable[TaskRecord]) -> dict[str, str]:
     return {participant: "; ".join(reasons) for participant, reasons in sorted(told.items())}
 
 
-def _cause(state: slurm.TaskState | None, records: list[TaskRecord]) -> str:
+def _cause(state: slurm.TaskState | None, records: list[TaskRecord], limit_seconds: int | None) -> str:
     """Say in words what ended a task early: SLURM's word, else what its last go left behind."""
     if state is not None and state.cause and state.word != "FAILED":
         return state.cause
@@ -162,7 +177,6 @@ def _cause(state: slurm.TaskState | None, records: list[TaskRecord]) -> str:
     if last.ended is None:
         return "killed without a warning: out of memory, or its node failed"
     if last.exit_code == _INTERRUPTED:
-        if last.was_out_of_time is None:
-            return "out of time, cancelled or preempted"
-        return "out of time" if last.was_out_of_time else "cancelled or preempted"
+        is_late = limit_seconds is not None and last.seconds > limit_seconds - _START_SECONDS
+        return "out of time" if is_late else "cancelled or preempted"
     return f"ended with exit code {last.exit_code}; its log says why"

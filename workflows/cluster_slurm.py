@@ -105,6 +105,16 @@ def submit(options: Sequence[str], script: Path, *arguments: str) -> str:
     return result.stdout.strip().partition(";")[0]
 
 
+def time_limit_seconds(job: str) -> int | None:
+    """Give the time limit of a job in the queue, whoever set it; None where it has none, or is gone."""
+    limit = _ask("squeue", "-h", "-j", job, "-o", "%l").partition("\n")[0]
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit.strip())
+    if not found:
+        return None
+    days, hours, minutes, seconds = (int(number or 0) for number in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
 def cancel(jobs: Sequence[str]) -> None:
     """Cancel jobs with all their tasks; those that have ended do not mind."""
     if jobs:

@@ -85,7 +85,7 @@ def submit_plan(
     folder = new_submission_folder(output_dir)
     write_manifest(folder / MANIFEST, plan.slices)
     task, group = _write_scripts(folder, commands, output_dir)
-    submission = Submission(submitted=utc_now(), minutes=plan.minutes)
+    submission = Submission(submitted=utc_now())
     starts = range(0, len(plan.slices), largest)
     # Several arrays share what may run at a time.
     limit = max(1, choices.array_limit // len(starts)) if choices.array_limit else None
@@ -96,6 +96,7 @@ def submit_plan(
             job = slurm.submit(options, task, str(first))
             submission.arrays.append(ArrayJob(job=job, first_slice=first, tasks=tasks))
             write_submission(folder, submission)
+        submission.limit_seconds = slurm.time_limit_seconds(submission.arrays[0].job)
         submission.group_job = slurm.submit(_group_options(submission, choices, folder), group)
         write_submission(folder, submission)
     except (ClusterError, OSError, KeyboardInterrupt):

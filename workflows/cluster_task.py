@@ -8,12 +8,14 @@ from pathlib import Path
 
 from brainchop_pipe.workflows.bids_app import Report, run_images
 from brainchop_pipe.workflows.cluster_manifest import read_slice
-from brainchop_pipe.workflows.cluster_record import FinishedImage, TaskFile, submission_folder
+from brainchop_pipe.workflows.cluster_record import MANIFEST, FinishedImage, TaskFile, submission_folder
 from brainchop_pipe.workflows.outcome import Outcome
 
 from brainchop_pipe.bids.dataset import check_dataset, find_images
+from brainchop_pipe.bids.publish import prepare_output_dir
 from brainchop_pipe.errors import PipeError, UsageError
 from brainchop_pipe.settings import Settings
+from brainchop_pipe.storage import write_new
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +55,12 @@ def run_slice(settings: Settings, manifest: Path, index: int, report: Report) ->
     labels = read_slice(manifest, index)
     bids_dir = settings.bids_dir.resolve()
     check_dataset(bids_dir, skip_validation=True)
+    prepare_output_dir(settings.output_dir, bids_dir)
     own = _settings_of_task(settings, index)
-    task = TaskFile(submission_folder(settings.output_dir, manifest), index)
+    folder = submission_folder(settings.output_dir, manifest)
+    task = TaskFile(folder, index)
+    # Of a manifest from elsewhere, for who asks later what became of its tasks.
+    write_new(folder / MANIFEST, manifest.read_bytes())
     try:
         query = replace(settings.query, participant_labels=labels, names_must_exist=False)
         sources = find_images(bids_dir, query)
