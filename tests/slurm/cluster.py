@@ -55,7 +55,7 @@ class Cluster:
         self.wait_until(lambda: {f"sub-{i}_T1w" for i in images} <= {p.name for p in self.marks.iterdir()})
 
     def wait_until(self, is_so: Callable[[], bool]) -> None:
-        for _ in range(6000):
+        for _ in range(1200):
             if is_so():
                 return
             time.sleep(0.05)
