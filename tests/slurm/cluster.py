@@ -54,8 +54,8 @@ class Cluster:
         """Wait until tasks are in the midst of these images."""
         self.wait_until(lambda: {f"sub-{i}_T1w" for i in images} <= {p.name for p in self.marks.iterdir()})
 
-    def wait_until(self, is_so: Callable[[], bool]) -> None:
-        for _ in range(1200):
+    def wait_until(self, is_so: Callable[[], bool], seconds: int = 100) -> None:
+        for _ in range(20 * seconds):
             if is_so():
                 return
             time.sleep(0.05)
