@@ -1,6 +1,7 @@
 """A task of a job array: the app over one slice of a manifest, and nothing that two tasks would write."""
 
-import logging
+import os
+import re
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
@@ -16,8 +17,6 @@ from brainchop_pipe.bids.publish import prepare_output_dir
 from brainchop_pipe.errors import PipeError, UsageError
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.storage import write_new
-
-logger = logging.getLogger(__name__)
 
 _SOME_FAILED = 75
 _INTERRUPTED = 130
@@ -79,8 +78,25 @@ def run_slice(settings: Settings, manifest: Path, index: int, report: Report) ->
 
 def _settings_of_task(settings: Settings, index: int) -> Settings:
     """Give a task a work folder of its own: it clears what earlier goes left without a look at others."""
-    parent = settings.work_dir or settings.output_dir / ".brainchop" / "work"
+    parent = settings.output_dir / ".brainchop" / "work"
+    if settings.work_dir is not None:
+        parent = Path(_with_variables(str(settings.work_dir)))
     return replace(settings, work_dir=parent / f"slice-{index}", writes_dataset_files=False)
+
+
+def _with_variables(text: str) -> str:
+    """Put in the variables of a task's node, such as ``$TMPDIR``.
+
+    Raises
+    ------
+    UsageError
+        One is not set.
+    """
+    expanded = os.path.expandvars(text)
+    unset = re.search(r"\$\w+|\$\{\w+\}", expanded)
+    if unset:
+        raise UsageError(f"--work-dir {text}: {unset[0]} is not set where the task runs; name another folder")
+    return expanded
 
 
 def _remove_if_empty(folder: Path | None) -> None:

@@ -1,6 +1,7 @@
 """Who is not done, how participants are dealt, what a task asks for, what a manifest holds."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from brainchop_pipe.workflows.bids_app import run_participants
@@ -115,6 +116,19 @@ def test_slice_looks_at_its_own_participants_alone(settings, tmp_path, monkeypat
     assert {outcome.source.participant for outcome in outcomes} == {"sub-03"}
     assert {folder.relative_to(settings.bids_dir).parts[0] for folder in looked_at} == {"sub-03"}
     assert list((settings.output_dir / ".brainchop" / "work").iterdir()) == []
+
+
+def test_work_folder_is_where_the_tasks_variables_say(settings, tmp_path, monkeypatch):
+    manifest = tmp_path / "m.tsv"
+    write_manifest(manifest, [["01"]])
+    local = replace(settings, work_dir=Path("$SCRATCH/${JOB}"))
+    with pytest.raises(UsageError, match=r"\$SCRATCH is not set where the task runs"):
+        run_slice(local, manifest, 0, lambda *_: None)
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    monkeypatch.setenv("JOB", "7")
+    run_slice(local, manifest, 0, lambda *_: None)
+    assert list((tmp_path / "7").iterdir()) == []
+    assert not (settings.output_dir / ".brainchop" / "work").exists()
 
 
 def test_manifest_is_read_as_it_was_written(tmp_path):

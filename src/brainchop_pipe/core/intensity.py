@@ -2,7 +2,6 @@
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
-from scipy.signal import find_peaks
 
 _HISTOGRAM_BINS = 1000
 
@@ -133,6 +132,9 @@ def white_matter_level(brain: np.ndarray) -> float | None:
     grey and white matter make a peak each, or white matter alone does. On the head
     with FreeSurfer labels the peak lies 1 % above the median of white matter.
     """
+    # Imported here: all of scipy.signal takes a third of the program's start.
+    from scipy.signal import find_peaks
+
     top = float(np.percentile(brain, _TOP_PERCENTILE)) if brain.size else 0.0
     if top <= 0:
         return None
