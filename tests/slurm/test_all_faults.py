@@ -1,6 +1,7 @@
 """What takes minutes: every fault in one array, a node that dies, and real heads with the default models."""
 
 import shutil
+import subprocess
 
 import pytest
 
@@ -20,6 +21,11 @@ def set_node_down(cluster: Cluster, slice_: int) -> str:
     slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     cluster.kill(slice_)
     return node
+
+
+def bring_back(node: str) -> None:
+    """Let SLURM have a node again; it may have come back by itself."""
+    subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], capture_output=True)
 
 
 @pytest.fixture
@@ -45,8 +51,8 @@ def test_every_fault_hits_its_own_participants(large_cluster, break_tasks):
     cluster.wait_until(lambda: "out of time" in cluster.jobs()[1], seconds=200)
     cluster.wait_until(lambda: "2 done, 1 running" in cluster.jobs()[1])
     node = set_node_down(cluster, 4)
+    bring_back(node)
     code, report = cluster.jobs("--wait")
-    slurm("scontrol", "update", f"nodename={node}", "state=resume")
     assert code == 75
     hit = {f"{first + n:02}" for first in (0, 6, 12, 18, 24) for n in range(2, 6)}
     assert unfinished(report) == hit
@@ -67,13 +73,12 @@ def test_task_goes_on_after_its_node_died(cluster, break_tasks):
     break_tasks("hold:sub-05")
     cluster.submit("--array-size", 2)
     cluster.wait_for_marks("05")
-    node = set_node_down(cluster, 1)
+    bring_back(set_node_down(cluster, 1))
     # Its second go meets the same image.
     cluster.release()
     cluster.wait_for_marks("05")
     cluster.release()
     code, report = cluster.jobs("--wait")
-    slurm("scontrol", "update", f"nodename={node}", "state=resume")
     assert code == 0, report
     assert "task 1: done, started 2 times" in report
     assert "8 of 8 participants finished" in report
