@@ -1,3 +1,7 @@
+import os
+from pathlib import Path
+from unittest.mock import Mock
+
 import pytest
 
 from brainchop_pipe.storage import (
@@ -6,6 +10,7 @@ from brainchop_pipe.storage import (
     sha256_of_file,
     temporary_beside,
     write_if_changed,
+    write_new,
     write_whole,
 )
 
@@ -47,3 +52,15 @@ def test_digests_agree(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of_file(tmp_path / "a") == sha256_of_bytes(b"abc")
     assert sha256_of_bytes(b"abc").startswith("ba7816bf")
+
+
+def test_new_file_is_written_once(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    assert not path.exists()
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # all writers look before any writes
+    for content in (b"first", b"second"):
+        write_new(path, content)
+    assert path.read_bytes() == b"first"
+    monkeypatch.setattr(os, "link", Mock(side_effect=OSError("no hard links here")))
+    write_new(tmp_path / "b", b"whole")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"first", "b": b"whole"}

@@ -84,18 +84,8 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
             f"--mask is the mask of one image; there are {len(jobs)}. Choose one, or give masks in a BIDS "
             "dataset (--derivatives NAME=DIR)"
         )
-    models = find_models(settings.processing.models)
-    check_tissue_model(models, settings.processing.tissue_model)
-    involved = _models_to_load(models, settings)
-    check_memory(involved, settings)
-    check_extras(models, settings)
-    check_work_folder(settings)
-    prepare_output_dir(settings.output_dir, settings.bids_dir)
-    store = ModelStore.from_environment()
-    limit = None if settings.mem_gb is None else int(settings.mem_gb * 1e9)
-    for model in involved:
-        check_file(model, store.load(model), limit)
-    if settings.bids_dir is not None:
+    models, involved = check_run(settings)
+    if settings.bids_dir is not None and settings.writes_dataset_files:
         write_dataset_files(settings.output_dir, settings.bids_dir, code_record())
     images = sum(source.suffix in settings.query.modalities for source in jobs)
     share = share_processors(settings, involved, images)
@@ -109,8 +99,36 @@ def run_images(jobs: dict[Source, Path], settings: Settings, report: Report) -> 
         except Exception:
             logger.exception("the run ended")
             raise
-        write_citation(settings.output_dir, (source.participant for source in jobs))
+        if settings.writes_dataset_files:
+            write_citation(settings.output_dir, (source.participant for source in jobs))
         return outcomes
+
+
+def check_run(settings: Settings) -> tuple[tuple[Model, ...], tuple[Model, ...]]:
+    """Refuse a run that cannot be, before any image is read; models are fetched if need be.
+
+    Returns
+    -------
+    (tuple of Model, tuple of Model)
+        Those of the run, and all that may be loaded.
+
+    Raises
+    ------
+    PipeError
+        See `run_participants`.
+    """
+    models = find_models(settings.processing.models)
+    check_tissue_model(models, settings.processing.tissue_model)
+    involved = _models_to_load(models, settings)
+    check_memory(involved, settings)
+    check_extras(models, settings)
+    check_work_folder(settings)
+    prepare_output_dir(settings.output_dir, settings.bids_dir)
+    store = ModelStore.from_environment()
+    limit = None if settings.mem_gb is None else int(settings.mem_gb * 1e9)
+    for model in involved:
+        check_file(model, store.load(model), limit)
+    return models, involved
 
 
 def _models_to_load(models: tuple[Model, ...], settings: Settings) -> tuple[Model, ...]:

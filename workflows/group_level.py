@@ -13,6 +13,8 @@ from brainchop_pipe.workflows.run_log import collect_records, write_citation_of
 from brainchop_pipe.workflows.suitability import is_magnitude
 
 from brainchop_pipe.bids.dataset import find_images
+from brainchop_pipe.bids.derivatives import write_dataset_files
+from brainchop_pipe.bids.environment import code_record
 from brainchop_pipe.bids.failures import find_failures
 from brainchop_pipe.bids.prov_files import write_index
 from brainchop_pipe.bids.publish import check_owner
@@ -88,6 +90,8 @@ def run_group(output_dir: Path, bids_dir: Path, query: Query) -> tuple[Path, ...
     failures = tuple(find_failures(output_dir))
     if not numbers.maps and not failures:
         raise NoMatchError(f"{output_dir} has no label maps; run the participant level first")
+    # Tasks of a cluster leave to us what stands once.
+    write_dataset_files(output_dir, bids_dir, code_record())
     write_citation_of(output_dir, records.values())
     write_index(output_dir)
     page = output_dir / "index.html"

@@ -14,7 +14,7 @@ from brainchop_pipe.zoo.catalog import Model
 logger = logging.getLogger(__name__)
 
 # An inference gains little from more; another image at the same time gains more.
-_THREADS_PER_IMAGE = 4
+THREADS_PER_IMAGE = 4
 
 # What a process needs besides the model: libraries, image, probabilities on both grids.
 BESIDES_MODEL_GB = 2.0
@@ -55,7 +55,7 @@ def share_processors(settings: Settings, models: tuple[Model, ...], images: int)
         Workers times threads are at most `settings.nprocs` unless
         `settings.omp_nthreads` is more than that.
     """
-    threads = settings.omp_nthreads or _THREADS_PER_IMAGE
+    threads = settings.omp_nthreads or THREADS_PER_IMAGE
     workers = max(1, min(settings.nprocs // threads, images))
     need = (
         max(model_need_gb(model, full_volume=settings.processing.full_volume) for model in models)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from brainchop_pipe.workflows.draw_pictures import Pictures, draw_pictures
 from brainchop_pipe.workflows.further_files import with_further_files
 from brainchop_pipe.workflows.outcome import Outcome, Status
-from brainchop_pipe.workflows.participant_report import forget_report, picture_job
+from brainchop_pipe.workflows.participant_report import forget_report, page_path, picture_job
 from brainchop_pipe.workflows.publish_product import StepFiles, publish_product
 from brainchop_pipe.workflows.suitability import refusal
 
@@ -83,8 +83,36 @@ async def segment_image(
     usable = tuple(model for model in models if not refused[model.card.name])
     if not usable:
         return outcomes
-    work = _ImageWork(source, path, usable, settings)
+    work = _ImageWork(source, path, plan_image(usable, settings), settings)
     return outcomes + await work.run(workplace)
+
+
+def plan_image(models: tuple[Model, ...], settings: Settings) -> tuple[Product, ...]:
+    """Decide what is to be made of an image on which these models may run."""
+    return plan_products(models, settings.processing, _wanted_extras(settings))
+
+
+def is_done(source: Source, path: Path, products: tuple[Product, ...], settings: Settings) -> bool:
+    """Tell, without opening an image, whether nothing is left to do for one, pictures and page included.
+
+    Parameters
+    ----------
+    source, path
+        See `segment_image`.
+    products : tuple of Product
+        See `plan_image`.
+    settings : Settings
+
+    Returns
+    -------
+    bool
+        False as well where it cannot be told: a run will say what is wrong.
+    """
+    work = _ImageWork(source, path, products, settings)
+    try:
+        return not work.find_missing(FileState.of(path)) and work.is_reported()
+    except (PipeError, OSError):
+        return False
 
 
 def _wanted_extras(settings: Settings) -> tuple[Extra, ...]:
@@ -117,11 +145,11 @@ def check_extras(models: tuple[Model, ...], settings: Settings) -> None:
 class _ImageWork:
     """The products of one image: what is missing, and how it comes into its place."""
 
-    def __init__(self, source: Source, path: Path, models: tuple[Model, ...], settings: Settings) -> None:
+    def __init__(self, source: Source, path: Path, products: tuple[Product, ...], settings: Settings) -> None:
         self.source = source
         self.path = path
         self.settings = settings
-        self.products = plan_products(models, settings.processing, _wanted_extras(settings))
+        self.products = products
 
     async def run(self, workplace: Workplace) -> list[Outcome]:
         """Do what is missing; the one place where any exception becomes an outcome."""
@@ -129,9 +157,8 @@ class _ImageWork:
         missing = list(self.products)
         try:
             read_place(self.path, self.settings.processing.prefer_affine)
-            self.settings = with_further_files(self.settings, self.source, self.path, self.products)
             state = FileState.of(self.path)
-            missing = [p for p in self.products if not self._is_complete(p, state)]
+            missing = self.find_missing(state)
             complete = [p for p in self.products if p not in missing]
             outcomes = [o for p in complete for o in self._outcomes(p, "complete")]
             await self._draw(complete, self.path, workplace)
@@ -140,6 +167,18 @@ class _ImageWork:
         except Exception as error:  # noqa: BLE001 - one bad image must not stop the others
             outcomes += [o for p in missing for o in self._failed(p, error)]
         return outcomes
+
+    def find_missing(self, state: FileState) -> list[Product]:
+        """Find out which products are not there, whole and made in this way; errors as of `find_mask`."""
+        self.settings = with_further_files(self.settings, self.source, self.path, self.products)
+        return [p for p in self.products if not self._is_complete(p, state)]
+
+    def is_reported(self) -> bool:
+        """Tell whether all label maps were drawn, and the participant's page written."""
+        out = self.settings.output_dir
+        maps = [out / product.label_map(self.source) for product in self.products]
+        drawn = all(Pictures.of(out, place).are_there for place in maps)
+        return drawn and page_path(out, self.source.participant).is_file()
 
     def _is_complete(self, product: Product, state: FileState) -> bool:
         return not self.settings.force and is_complete(

@@ -14,6 +14,7 @@
     ├── ModelError        (ValueError)         a card or its weights are not usable
     │   └── ChecksumError                      a file is not the one that was recorded
     ├── ProviderError     (RuntimeError)       an execution provider cannot run
+    ├── ClusterError      (RuntimeError)       a cluster does not take or know jobs
     └── WorkerLostError   (RuntimeError)       a process ended in mid-work
 
 ``exit_code`` is what the command returns when the error ends the run; the
@@ -87,6 +88,12 @@ class ChecksumError(ModelError):
 
 class ProviderError(PipeError, RuntimeError):
     """An execution provider that was asked for cannot run."""
+
+    exit_code = 69
+
+
+class ClusterError(PipeError, RuntimeError):
+    """A cluster does not take jobs, or cannot be asked about them."""
 
     exit_code = 69
 

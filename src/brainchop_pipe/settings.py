@@ -108,6 +108,8 @@ class Query:
         Further entities by suffix in lower case, such as ``{"t1w": {"acquisition": "mprage"}}``.
     database_dir : Path or None
         Index of an earlier run of pybids.
+    names_must_exist : bool
+        Whether a participant or session that is named and has no image is an error.
     """
 
     participant_labels: tuple[str, ...] = ()
@@ -115,6 +117,7 @@ class Query:
     modalities: tuple[str, ...] = ("T1w",)
     filters: dict[str, dict[str, Any]] = field(default_factory=dict)
     database_dir: Path | None = None
+    names_must_exist: bool = True
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,9 @@ class Settings:
         Threads of one inference; None: as many as there are for each image at a time.
     mem_gb : float or None
         Most that the run may need; None: what is free.
+    writes_dataset_files : bool
+        Whether this run writes what stands once in an output folder, such as
+        ``dataset_description.json``; tasks of a job array do not.
     command : str
         The command line as provenance shows it, without paths.
     """
@@ -164,6 +170,7 @@ class Settings:
     nprocs: int = 1
     omp_nthreads: int | None = None
     mem_gb: float | None = None
+    writes_dataset_files: bool = True
     command: str = "brainchop"
 
 

@@ -55,6 +55,21 @@ def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
         temporary.replace(path)
 
 
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file whole unless it is there; of any number of writers at a time, one writes it."""
+    if path.exists():
+        return
+    with temporary_beside(path) as temporary:
+        temporary.write_bytes(content)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError:
+            # A file system without hard links: the last writer's bytes stay, whole.
+            temporary.replace(path)
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Write a file and wait until the disk has it, so that a move after it cannot come first."""
     with path.open("wb") as file:

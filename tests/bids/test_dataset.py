@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from brainchop_pipe.bids import dataset as module
+from brainchop_pipe.bids import walk
 from brainchop_pipe.bids.dataset import check_dataset, find_images, read_filter_file
 from brainchop_pipe.errors import BidsError, MissingInputError, NoMatchError, UsageError
 from brainchop_pipe.settings import Query
@@ -54,6 +55,27 @@ def test_other_folders_and_files_are_not_looked_at(dataset):
     (dataset / "sub-01/anat/sub-01_T1map.nii.gz").touch()
     (dataset / "sub-01/anat/sub-01_T1w.json").write_text("{ this is no JSON")
     assert len(names(dataset)) == 5
+
+
+def test_walk_finds_what_pybids_finds(dataset):
+    odd = ("sub-01/anat/T1w.nii", "sub-01/anat/sub-01_run-2_T1w.nii", "sub-03/anat/sub-03_T1w.x.nii.gz")
+    hidden = ("sub-01/anat/._sub-01_T1w.nii.gz", "sub-02/ses-a/anat/deep/sub-02_ses-a_T1w.nii.gz")
+    for path in (*odd, *hidden, "sub-03/ses-c/sub-03_T1w.nii.gz", "sub-03/anat/sub-03_mask.nii.gz"):
+        (dataset / path).parent.mkdir(parents=True, exist_ok=True)
+        (dataset / path).touch()
+    (dataset / "sub-04").symlink_to(dataset / "sub-01")
+    by_walk = names(dataset)
+    assert by_walk == names(dataset, filters={"bold": {}})
+    assert len(by_walk) == 5 + 2 + 3
+
+
+def test_named_participants_are_found_without_a_look_at_the_others(dataset, monkeypatch):
+    looked_at = []
+    entries = walk._entries
+    monkeypatch.setattr(walk, "_entries", lambda folder: looked_at.append(folder) or entries(folder))
+    monkeypatch.setattr(module.os, "scandir", lambda path: pytest.fail(f"{path} was walked"))
+    assert len(names(dataset, participant_labels=("03", "01"))) == 3
+    assert {folder.relative_to(dataset).parts[0] for folder in looked_at} == {"sub-01", "sub-03"}
 
 
 def test_broken_link_is_found_and_left_for_its_own_error(dataset):

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from brainchop_pipe.bids.names import Source, parse_name
+from brainchop_pipe.bids.walk import EXTENSIONS, is_hidden, walk_images
 from brainchop_pipe.errors import BidsError, MissingInputError, NoMatchError, UsageError
 from brainchop_pipe.settings import Query
 
@@ -19,8 +20,6 @@ VALIDATOR = "bids-validator-deno"
 
 # Contrasts of `anat` that are pictures of a head; maps, masks and series of echoes are not.
 CONTRASTS = ("T1w", "T2w", "FLAIR", "PDw", "T2starw", "UNIT1", "inplaneT1", "inplaneT2", "PDT2", "angio")
-
-_EXTENSIONS = (".nii", ".nii.gz")
 
 # Keys of fMRIPrep's filter files that are about other images.
 _OTHER_FILTERS = frozenset({"asl", "bold", "dwi", "fmap", "meg", "pet", "roi", "sbref", "t2smap"})
@@ -85,18 +84,15 @@ def find_images(bids_dir: Path, query: Query) -> tuple[Source, ...]:
     Raises
     ------
     NoMatchError
-        A participant or session that was named has no image, or none has a wanted contrast.
+        A participant or session that was named has no image, or none has a wanted contrast;
+        not where the query does not mind.
     """
-    participants = _choose_participants(bids_dir, query.participant_labels)
-    layout = _index(bids_dir, participants, query.database_dir)
+    participants = _choose_participants(bids_dir, query.participant_labels, query.names_must_exist)
     suffixes = sorted({*CONTRASTS, *query.modalities})
-    paths: list[Path] = []
-    try:
-        for suffix in suffixes:
-            paths += _get(layout, suffix, query.filters.get(suffix.lower(), {}))
-    finally:
-        layout.session.close()
-        layout.connection_manager.engine.dispose()
+    if query.filters or query.database_dir:
+        paths = _ask_pybids(bids_dir, participants, suffixes, query)
+    else:
+        paths = list(walk_images(bids_dir, participants, suffixes))
     sources = [source_of(path, bids_dir) for path in sorted(paths)]
     wanted = {f"sub-{label}" for label in participants}
     sessions = {f"ses-{label}" for label in query.session_labels}
@@ -112,6 +108,8 @@ def _session(source: Source) -> str | None:
 
 def _check_found(sources: list[Source], query: Query, bids_dir: Path) -> None:
     """Refuse to go on without something that was asked for by name."""
+    if not query.names_must_exist:
+        return
     groups, sessions = {s.participant for s in sources}, {_session(s) for s in sources}
     missing = [f"sub-{p}" for p in query.participant_labels if f"sub-{p}" not in groups]
     missing += [f"ses-{s}" for s in query.session_labels if f"ses-{s}" not in sessions]
@@ -153,10 +151,12 @@ def read_filter_file(path: Path) -> dict[str, dict[str, Any]]:
     return {key.lower(): value for key, value in content.items()}
 
 
-def _choose_participants(bids_dir: Path, labels: tuple[str, ...]) -> list[str]:
-    """Labels of the participants to look at; one scan of the top folder."""
+def _choose_participants(bids_dir: Path, labels: tuple[str, ...], must_exist: bool) -> list[str]:
+    """Choose the participants to look at; no scan of the top folder where all exist that were named."""
+    missing = [label for label in labels if not (bids_dir / f"sub-{label}").is_dir()]
+    if labels and not (missing and must_exist):
+        return sorted({*labels} - {*missing})
     there = {e.name[4:] for e in os.scandir(bids_dir) if e.name.startswith("sub-") and e.is_dir()}
-    missing = [label for label in labels if label not in there]
     if missing:
         raise NoMatchError(
             f"participant {', '.join(missing)} is not in {bids_dir}, which has {len(there)}: "
@@ -164,7 +164,20 @@ def _choose_participants(bids_dir: Path, labels: tuple[str, ...]) -> list[str]:
         )
     if not there:
         raise NoMatchError(f"{bids_dir} has no sub-* folder")
-    return sorted(labels or there)
+    return sorted(there)
+
+
+def _ask_pybids(bids_dir: Path, participants: list[str], suffixes: list[str], query: Query) -> list[Path]:
+    """Find images by pybids, which knows what filters mean and keeps databases."""
+    layout = _index(bids_dir, participants, query.database_dir)
+    paths: list[Path] = []
+    try:
+        for suffix in suffixes:
+            paths += _get(layout, suffix, query.filters.get(suffix.lower(), {}))
+    finally:
+        layout.session.close()
+        layout.connection_manager.engine.dispose()
+    return [path for path in paths if not is_hidden(path)]
 
 
 def _index(bids_dir: Path, participants: list[str], database_dir: Path | None) -> Any:
@@ -172,7 +185,7 @@ def _index(bids_dir: Path, participants: list[str], database_dir: Path | None) -
 
     A database that is kept holds all participants: later runs may want others.
     """
-    # Imported here: it costs a second, and `segment` does without.
+    # Imported here: it costs a second, and runs without filters do without.
     from bids import BIDSLayout, BIDSLayoutIndexer
 
     subjects = "[^/]+" if database_dir else f"({'|'.join(map(re.escape, participants))})"
@@ -200,7 +213,7 @@ def _get(layout: Any, suffix: str, filters: dict[str, Any]) -> list[Path]:
     # fMRIPrep's spelling of "has no such entity" and "has one".
     words = {"Query.NONE": Special.NONE, "Query.ANY": Special.ANY}
     criteria = {key: words.get(str(value), value) for key, value in filters.items()}
-    fixed = {"datatype": "anat", "extension": list(_EXTENSIONS), "suffix": suffix}
+    fixed = {"datatype": "anat", "extension": list(EXTENSIONS), "suffix": suffix}
     try:
         return [Path(path) for path in layout.get(return_type="filename", **{**fixed, **criteria})]
     except (ValueError, TypeError) as error:

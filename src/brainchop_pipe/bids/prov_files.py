@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from brainchop_pipe.bids.sidecar import ProvenanceRecord
-from brainchop_pipe.storage import json_bytes, write_if_changed, write_whole
+from brainchop_pipe.storage import json_bytes, write_if_changed, write_new
 
 # For validators of BIDS versions that do not know the folder.
 FOLDER = "prov"
@@ -111,15 +111,11 @@ def digest_key(sha256: str) -> dict[str, Any]:
 
 
 def write_activity(output_dir: Path, record: ProvenanceRecord) -> None:
-    """Write what describes a way of making files, unless it is there.
-
-    Any number of runs may do so at the same time: they would write the same bytes.
-    """
+    """Write what describes a way of making files, unless it is there; many runs may do so at once."""
     folder = output_dir / FOLDER
     folder.mkdir(exist_ok=True)
     for name, content in Activity(record).files().items():
-        if not (folder / name).is_file():
-            write_whole(folder / name, json_bytes(content), durable=False)
+        write_new(folder / name, json_bytes(content))
 
 
 def write_index(output_dir: Path) -> None:

@@ -1,7 +1,7 @@
 """Outputs into their places: whole, sidecar last, never over somebody's own work."""
 
 import json
-import os
+import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -67,9 +67,9 @@ def prepare_output_dir(output_dir: Path, bids_dir: Path | None) -> None:
         _check_apart(output_dir.resolve(), bids_dir.resolve())
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        probe = output_dir / f".brainchop-probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        # Without a name where that can be: in containers, processes on many nodes have one number.
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
     except OSError as error:
         raise OutputError(
             f"output folder {output_dir} cannot be written ({error.strerror}); choose another"

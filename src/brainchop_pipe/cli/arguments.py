@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from brainchop_pipe.bids.dataset import CONTRASTS, read_filter_file
+from brainchop_pipe.cli.cluster_arguments import cluster_options
 from brainchop_pipe.core.conform import LabelInterpolation
 from brainchop_pipe.errors import UsageError
 from brainchop_pipe.headers import AffineChoice
@@ -31,6 +32,7 @@ other commands:
   brainchop verify OUT                 check all images of an output
   brainchop provenance FILE            what made a file, and whether that is still the same
   brainchop rerun FILE                 make a file again, and compare
+  brainchop jobs OUT                   what became of the jobs of --cluster slurm
 each has a --help. A dataset in a folder that is called like a command is ./segment, for example.
 """
 
@@ -50,6 +52,7 @@ def app_parser() -> argparse.ArgumentParser:
         description="Segment the brains of a BIDS dataset with ONNX models, into BIDS derivatives.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[cluster_options()],
     )
     add = parser.add_argument
     add("bids_dir", type=Path, metavar="BIDS_DIR", help="root of the dataset")

@@ -1,5 +1,6 @@
 """What a person sees of a run: progress while it goes, a table at its end."""
 
+from collections import Counter
 from types import TracebackType
 from typing import Self
 
@@ -8,9 +9,48 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from brainchop_pipe.workflows.cluster_report import TaskReport
 from brainchop_pipe.workflows.outcome import Outcome, Status
 
 _STYLES: dict[Status, str] = {"done": "green", "complete": "green", "skipped": "yellow", "failed": "red"}
+
+
+class JobsDisplay:
+    """Progress of jobs on standard error: a bar, or a line where numbers changed."""
+
+    def __init__(self) -> None:
+        self._err = Console(stderr=True, highlight=False)
+        self._progress = _bar(self._err)
+        self._task = self._progress.add_task("jobs", total=None)
+        self._last = ""
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, tasks: tuple[TaskReport, ...]) -> None:
+        """Show how many participants are finished, and how many tasks run, wait, and were hit."""
+        counts = Counter(task.status for task in tasks)
+        total = sum(len(task.participants) for task in tasks)
+        finished = total - sum(len(task.unfinished) for task in tasks)
+        text = f"{counts['running']} tasks run, {counts['waiting']} wait, {counts['hit']} hit"
+        self._progress.update(self._task, completed=finished, total=total, description=text)
+        line = f"[{finished}/{total}] {text}"
+        if not self._err.is_terminal and line != self._last:
+            self._err.print(line, markup=False)
+        self._last = line
+
+    def note(self, text: str) -> None:
+        """Print a line on standard error."""
+        self._err.print(text, markup=False, soft_wrap=True)
 
 
 class Display:
@@ -22,14 +62,7 @@ class Display:
     def __init__(self) -> None:
         self._out = Console(highlight=False)
         self._err = Console(stderr=True, highlight=False)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self._err,
-            disable=not self._err.is_terminal,
-        )
+        self._progress = _bar(self._err)
         self._task = self._progress.add_task("reading the dataset", total=None)
 
     def __enter__(self) -> Self:
@@ -75,3 +108,15 @@ class Display:
     def say(self, text: str) -> None:
         """Print a line on standard output."""
         self._out.print(text, markup=False, soft_wrap=True)
+
+
+def _bar(console: Console) -> Progress:
+    """Make a progress bar; none where the console is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

@@ -68,6 +68,8 @@ def _command(arguments: list[str]) -> int:
         from brainchop_pipe.cli.models_command import run_models as command
     elif arguments[:1] == ["segment"]:
         from brainchop_pipe.cli.run_command import run_segment as command
+    elif arguments[:1] == ["jobs"]:
+        from brainchop_pipe.cli.cluster_command import run_jobs as command
     elif arguments[:1] == ["provenance"]:
         from brainchop_pipe.cli.trust_commands import run_provenance as command
     elif arguments[:1] == ["rerun"]:

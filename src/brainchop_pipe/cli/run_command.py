@@ -9,10 +9,16 @@ from brainchop_pipe.bids.dataset import CONTRASTS
 from brainchop_pipe.bids.failures import LOGS
 from brainchop_pipe.bids.names import Source, parse_name
 from brainchop_pipe.cli.arguments import app_parser, app_settings, segment_parser, segment_settings
+from brainchop_pipe.cli.cluster_arguments import (
+    check_manifest_options,
+    refuse_cluster_options,
+    without_cluster_options,
+)
 from brainchop_pipe.cli.display import Display
 from brainchop_pipe.errors import BidsError, MissingInputError, UsageError
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.workflows.bids_app import Report, run_images, run_participants
+from brainchop_pipe.workflows.cluster_task import run_slice
 from brainchop_pipe.workflows.group_level import run_group
 from brainchop_pipe.workflows.outcome import Outcome, Status
 
@@ -30,12 +36,26 @@ def run_app(argv: list[str]) -> int:
     if given.level not in ("participant", "group"):
         raise _UnknownLevelError(f"level {given.level!r} is unknown; give participant or group")
     if given.level == "group":
+        refuse_cluster_options(given)
         query = app_settings(given, argv).query
         for path in run_group(given.output_dir, given.bids_dir, query):
             Display().say(f"wrote {path.relative_to(given.output_dir)}")
         return 0
-    settings = app_settings(given, argv)
-    return _run(settings, given.verbose, lambda report: run_participants(settings, report), ("failed",))
+    # Where a run was worked on is no part of how its files were made.
+    command = without_cluster_options(argv)
+    settings = app_settings(given, command)
+    if given.cluster:
+        from brainchop_pipe.cli.cluster_command import run_cluster
+
+        return run_cluster(given, settings, command)
+
+    def work(report: Report) -> list[Outcome]:
+        if given.manifest_slice is None:
+            return run_participants(settings, report)
+        return run_slice(settings, given.manifest, given.manifest_slice, report)
+
+    check_manifest_options(given)
+    return _run(settings, given.verbose, work, ("failed",))
 
 
 def run_segment(argv: list[str]) -> int:

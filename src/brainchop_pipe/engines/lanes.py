@@ -311,7 +311,9 @@ def _log_level() -> int:
 def _serve(connection: Connection, environment: dict[str, str], log_level: int) -> None:
     """Do the jobs that come, until the other end is closed."""
     # Ctrl-C reaches the whole group of processes; what it means is for the first one to say.
+    # So does SIGTERM where a cluster ends a job.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ.clear()
     os.environ.update(environment)
     threading.Thread(target=_die_with_parent, daemon=True).start()

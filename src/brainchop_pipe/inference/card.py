@@ -175,6 +175,13 @@ class Memory(CardPart):
     cropped_gb: float = Field(gt=0, description="For a typical adult head")
 
 
+class Time(CardPart):
+    """How long a run of the network takes on two processors of a server, seconds."""
+
+    full_seconds: float = Field(gt=0)
+    cropped_seconds: float = Field(gt=0, description="For a typical adult head")
+
+
 class ModelCard(CardPart):
     """All that is known of a model."""
 
@@ -197,6 +204,7 @@ class ModelCard(CardPart):
     post_filter: PostFilter = PostFilter()
     memory: Memory
     shorter_types: tuple[ShorterType, ...] = ()
+    time: Time | None = Field(None, description="What jobs of a cluster are planned by; none: a minute")
 
     @model_validator(mode="after")
     def _can_play_its_role(self) -> Self:
