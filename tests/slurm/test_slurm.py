@@ -137,7 +137,8 @@ def test_script_of_a_site_runs_the_slices_of_a_manifest(cluster, monkeypatch):
     assert "as an array of 0-1" in said
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     script = REPOSITORY / "containers" / "brainchop.sbatch"
-    options = ("--wait", "--array=0-1", "--cpus-per-task=1", "--mem=3G", f"--output={cluster.folder}/%a.log")
+    own = ("--cpus-per-task=1", "--mem=3G", "--time=10", f"--output={cluster.folder}/%a.log")
+    options = ("--wait", "--array=0-1", *own)
     slurm(
         "sbatch", *options, str(script), str(cluster.bids), str(cluster.out), str(manifest), *cluster.models
     )
