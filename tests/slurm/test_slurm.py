@@ -1,12 +1,16 @@
 """Job arrays in a real SLURM: what comes out, whom faults hit, what a rerun does."""
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from brainchop_pipe.workflows import cluster_slurm
 
+from brainchop_pipe.cli.main import main
+from conftest import REPOSITORY
 from slurm.cluster import Cluster, cause, contents, slurm, unfinished
 
 pytestmark = [pytest.mark.slurm, pytest.mark.shared]
@@ -124,3 +128,23 @@ def test_options_that_the_site_refuses_leave_nothing_in_the_queue(cluster):
     assert "invalid partition" in said.lower()
     assert "--sbatch-args" in said
     assert slurm("squeue", "-h") == ""
+
+
+def test_script_of_a_site_runs_the_slices_of_a_manifest(cluster, monkeypatch):
+    manifest = cluster.folder / "manifest.tsv"
+    code, said = cluster.run("--cluster", "plan", "--manifest", manifest, "--array-size", 2)
+    assert code == 0
+    assert "as an array of 0-1" in said
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    script = REPOSITORY / "containers" / "brainchop.sbatch"
+    own = ("--cpus-per-task=1", "--mem=3G", "--time=10", f"--output={cluster.folder}/%a.log")
+    options = ("--wait", "--array=0-1", *own)
+    slurm(
+        "sbatch", *options, str(script), str(cluster.bids), str(cluster.out), str(manifest), *cluster.models
+    )
+    code, report = cluster.jobs()
+    assert code == 0, report
+    assert "2 tasks: 2 done" in report
+    assert not (cluster.out / "dataset_description.json").exists()
+    assert main([str(cluster.bids), str(cluster.out), "group"]) == 0
+    assert (cluster.out / "dataset_description.json").is_file()

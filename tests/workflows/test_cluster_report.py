@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from brainchop_pipe.workflows import cluster_slurm as slurm
@@ -170,6 +171,17 @@ def test_machine_without_slurm_says_what_to_do(dataset, tmp_path, cards, monkeyp
     assert main([*words, "plan", "--manifest", str(manifest), "--skip-bids-validation"]) == 0
     assert "3 participants: 0 done, 3 to do; 1 tasks" in capsys.readouterr().out
     assert manifest.read_text() == "slice\tparticipant_id\n0\tsub-01\n0\tsub-02\n0\tsub-03\n"
+
+
+@pytest.mark.parametrize(("answer", "cancels"), [("y", True), ("n", False), ("", False)])
+def test_interrupt_asks_what_becomes_of_the_jobs(folder, answers, monkeypatch, capsys, answer, cancels):
+    cancelled = []
+    monkeypatch.setattr(slurm, "cancel", lambda jobs: cancelled.append(list(jobs)))
+    monkeypatch.setattr(slurm, "active_tasks", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("sys.stdin", Mock(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda question: answer)
+    assert main(["jobs", str(folder.parents[2]), "--wait"]) == 130
+    assert cancelled == ([["7", "8", "9"]] if cancels else [])
 
 
 @pytest.mark.parametrize(

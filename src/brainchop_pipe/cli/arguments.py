@@ -304,7 +304,7 @@ def _add_resources(parser: argparse.ArgumentParser) -> None:
         "--n-cpus",
         type=_positive,
         metavar="N",
-        help="processors that the run may use",
+        help="processors that the run may use; with --cluster, those of a task (default 4)",
     )
     add(
         "--omp-nthreads",
