@@ -4,8 +4,7 @@
 in work on an image of that name the function kills its process ("kill"), breaks it
 ("abort"), wants too much ("memory"), takes 2.5 GB and waits ("eat"), waits for three
 seconds ("pause"), or as long as its mark is there ("hold"). ``BRAINCHOP_TEST_MARK`` is a file
-to make when that happens, or a
-folder for files that are called like the images.
+to make when that happens, or a folder for files that are called like the images.
 """
 
 import importlib
