@@ -78,6 +78,17 @@ def test_openvino_gives_what_onnxruntime_gives(tmp_path, volume, classes, with_p
         np.testing.assert_allclose(fast.probabilities, cpu.probabilities, atol=1e-4)
 
 
+def test_openvino_is_for_where_its_memory_is_allowed(tmp_path, volume):
+    pytest.importorskip("openvino")
+    content = mesh_net(DILATIONS)
+    card = card_of(tmp_path, content)
+    enough = run(volume, content, card, mem_gb=100).execution
+    less = run(volume, content, card, mem_gb=1.1 * card.memory.full_gb).execution
+    assert (enough.provider, enough.fallbacks) == ("OpenVINO", ())
+    assert (less.requested, less.provider) == ("auto", "CPUExecutionProvider")
+    assert "OpenVINO may take" in less.fallbacks[-1]
+
+
 @pytest.mark.parametrize("device", ["cpu", "openvino"])
 def test_precision_is_for_cards_that_name_it(tmp_path, volume, device):
     if device == "openvino":

@@ -10,9 +10,9 @@ from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.filters import filter_labels
 from brainchop_pipe.inference.network import Network
 from brainchop_pipe.inference.runner import Precision
-from brainchop_pipe.inference.session import Device, Execution
+from brainchop_pipe.inference.session import Device, Execution, first_choice
 from brainchop_pipe.inference.view import View
-from brainchop_pipe.inference.ways import FieldOfView, run_way
+from brainchop_pipe.inference.ways import OPENVINO_MEMORY, FieldOfView, need_gb, run_way
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,8 @@ def predict(
     UsageError
         The network does not fit into `mem_gb`.
     """
-    network = Network(model, card, device, threads, precision, with_probabilities=with_probabilities)
+    fitting, reason = _fitting_device(card, view, device, mem_gb)
+    network = Network(model, card, fitting, threads, precision, with_probabilities=with_probabilities)
     scores, seen = run_way(network, view.channels, view.grid, view.box, mem_gb)
     labels = np.zeros(view.grid.shape, scores.labels.dtype)
     labels[seen.box] = scores.labels
@@ -110,8 +111,20 @@ def predict(
         scores.confidence,
         scores.probabilities if with_probabilities else None,
         seen,
-        network.execution,
+        replace(network.execution, requested=device, fallbacks=(*network.execution.fallbacks, *reason)),
     )
+
+
+def _fitting_device(
+    card: ModelCard, view: View, device: Device, mem_gb: float | None
+) -> tuple[Device, tuple[str, ...]]:
+    """Choose onnxruntime where the memory is not enough for OpenVINO in one piece, and say so."""
+    if device != "auto" or mem_gb is None or first_choice(device) != "openvino":
+        return device, ()
+    need = OPENVINO_MEMORY * need_gb(card, float(np.prod(view.channels.shape[1:])))
+    if need <= mem_gb:
+        return device, ()
+    return "cpu", (f"OpenVINO may take {need:.1f} GB for this; {mem_gb:.1f} GB are allowed",)
 
 
 def post_filter(prediction: Prediction, card: ModelCard) -> Prediction:

@@ -16,6 +16,9 @@ from brainchop_pipe.inference.network import Network, Scores, label_dtype
 # Of a model's memory, what does not grow with the volume: libraries, session, weights.
 _FIXED_GB = 0.25
 
+# OpenVINO takes up to so many times the memory that a card states, which is onnxruntime's.
+OPENVINO_MEMORY = 2.5
+
 # Which ends of the body an axis of each plane's slices connects.
 _ACROSS: dict[Plane, str] = {"sagittal": "LR", "coronal": "AP", "axial": "IS"}
 
@@ -70,6 +73,8 @@ def run_way(
     if isinstance(run, SubVolumes):
         scores, count = _run_sub_volumes(network, channels, run)
         return scores, FieldOfView(box, f"{size}, votes of {count} pieces of {run.shape}")
+    if mem_gb is not None and network.execution.provider == "OpenVINO":
+        mem_gb = max(mem_gb / OPENVINO_MEMORY, least_gb(network.card))
     tiles = _tiles(network.card, channels.shape[1:], run, mem_gb)
     if len(tiles) == 1:
         return network.run(channels), FieldOfView(box, size)
