@@ -47,6 +47,7 @@ def test_turn_of_a_process_that_was_killed_is_free(tmp_path, monkeypatch):
     process = _CONTEXT.Process(target=hold, args=(str(tmp_path), str(tmp_path / "started")))
     process.start()
     while not (tmp_path / "started").exists():
+        assert process.is_alive()
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.join()

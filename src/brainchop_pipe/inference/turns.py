@@ -35,15 +35,14 @@ def _take(held: ExitStack, places: list[Path]) -> None:
     while True:
         for place in others:
             try:
-                held.enter_context(FileLock(place, timeout=0))
+                held.enter_context(FileLock(place).acquire(timeout=0))
             except Timeout:
                 continue
             return
         try:
             # The one at which it waits, for a moment or, if it is the only one, for good.
-            held.enter_context(
-                FileLock(last, timeout=_POLL_SECONDS if others else -1, poll_interval=_POLL_SECONDS)
-            )
+            patience = _POLL_SECONDS if others else -1
+            held.enter_context(FileLock(last).acquire(timeout=patience, poll_interval=_POLL_SECONDS))
         except Timeout:
             continue
         return
