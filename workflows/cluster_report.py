@@ -17,9 +17,9 @@ from brainchop_pipe.workflows.cluster_record import (
     submission_folders,
 )
 
-TaskStatus = Literal["waiting", "running", "done", "hit"]
+from brainchop_pipe.errors import EXIT_INTERRUPTED
 
-_INTERRUPTED = 130
+TaskStatus = Literal["waiting", "running", "done", "hit"]
 
 # From SLURM's start of a task to the task's own record of it, at most.
 _START_SECONDS = 30
@@ -176,7 +176,7 @@ def _cause(state: slurm.TaskState | None, records: list[TaskRecord], limit_secon
     last = records[-1]
     if last.ended is None:
         return "killed without a warning: out of memory, or its node failed"
-    if last.exit_code == _INTERRUPTED:
+    if last.exit_code == EXIT_INTERRUPTED:
         is_late = limit_seconds is not None and last.seconds > limit_seconds - _START_SECONDS
         return "out of time" if is_late else "cancelled or preempted"
     return f"ended with exit code {last.exit_code}; its log says why"

@@ -14,13 +14,9 @@ from brainchop_pipe.workflows.outcome import Outcome
 
 from brainchop_pipe.bids.dataset import check_dataset, find_images
 from brainchop_pipe.bids.publish import prepare_output_dir
-from brainchop_pipe.errors import PipeError, UsageError
+from brainchop_pipe.errors import EXIT_INTERRUPTED, EXIT_SOME_FAILED, PipeError, UsageError
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.storage import write_new
-
-_SOME_FAILED = 75
-_INTERRUPTED = 130
-_UNFORESEEN = 70
 
 
 def run_slice(settings: Settings, manifest: Path, index: int, report: Report) -> list[Outcome]:
@@ -72,7 +68,7 @@ def run_slice(settings: Settings, manifest: Path, index: int, report: Report) ->
         raise
     finally:
         _remove_if_empty(own.work_dir)
-    task.end(_SOME_FAILED if any(outcome.status == "failed" for outcome in outcomes) else 0)
+    task.end(EXIT_SOME_FAILED if any(outcome.status == "failed" for outcome in outcomes) else 0)
     return outcomes
 
 
@@ -122,4 +118,4 @@ def _noted(task: TaskFile, report: Report) -> Report:
 def _exit_code(error: BaseException) -> int:
     if isinstance(error, PipeError):
         return error.exit_code
-    return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else _UNFORESEEN
+    return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else PipeError.exit_code

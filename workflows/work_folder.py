@@ -4,7 +4,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -49,7 +49,7 @@ def work_folder(settings: Settings) -> Iterator[Path]:
         folder.mkdir()
     try:
         _remove_abandoned(parent)
-        with _variable("PYDRA_HASH_CACHE", str(folder.resolve() / "hashes")):
+        with _caches_below(folder.resolve()):
             yield folder.resolve()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -68,8 +68,23 @@ def _explained(parent: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _caches_below(folder: Path) -> Iterator[None]:
+    """Keep Pydra from the user's home, where it would remember hashes.
+
+    Without a home, as users without a name have none in containers, it could not even be imported.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_variable("PYDRA_HASH_CACHE", str(folder / "hashes")))
+        try:
+            Path.home()
+        except RuntimeError:
+            stack.enter_context(_variable("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME", str(folder))))
+        yield
+
+
+@contextmanager
 def _variable(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable for a while: Pydra would remember hashes below the user's home."""
+    """Set an environment variable for a while."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:

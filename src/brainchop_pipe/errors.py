@@ -23,6 +23,10 @@ numbers are those of the BIDS execution draft and of BSD's ``sysexits``.
 
 from typing import ClassVar
 
+# Of a run that ended by itself, and of one that was told to end.
+EXIT_SOME_FAILED = 75
+EXIT_INTERRUPTED = 130
+
 
 class PipeError(Exception):
     """Base of all errors of this package."""

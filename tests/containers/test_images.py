@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,11 +69,11 @@ def small_tmp(tmp_path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def out(tmp_path) -> Path:
-    folder = tmp_path / "out"
-    folder.mkdir()
-    shutil.chown(folder, 12345, 12345)
-    return folder
+def out() -> Iterator[Path]:
+    """A folder of that user, not below pytest's own, which nobody else may enter."""
+    with tempfile.TemporaryDirectory() as name:
+        shutil.chown(name, 12345, 12345)
+        yield Path(name)
 
 
 def test_administrators_test(image, shared, out, small_tmp):

@@ -145,6 +145,4 @@ def test_script_of_a_site_runs_the_slices_of_a_manifest(cluster, monkeypatch):
     code, report = cluster.jobs()
     assert code == 0, report
     assert "2 tasks: 2 done" in report
-    assert not (cluster.out / "dataset_description.json").exists()
     assert main([str(cluster.bids), str(cluster.out), "group"]) == 0
-    assert (cluster.out / "dataset_description.json").is_file()

@@ -9,6 +9,7 @@ from brainchop_pipe.workflows.cluster_manifest import read_manifest, read_slice,
 from brainchop_pipe.workflows.cluster_needs import task_needs
 from brainchop_pipe.workflows.cluster_plan import Choices, count_tasks, deal, plan_jobs
 from brainchop_pipe.workflows.cluster_task import run_slice
+from brainchop_pipe.workflows.group_level import run_group
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,7 +73,7 @@ def test_participants_without_an_image_for_the_models_are_not_planned(settings, 
     assert plan.participants == 3
 
 
-def test_planner_writes_what_stands_once_and_tasks_do_not(settings, tmp_path):
+def test_planner_and_group_level_write_what_stands_once_and_tasks_do_not(settings, dataset, tmp_path):
     plan_jobs(settings, Choices())
     root = {path.name for path in settings.output_dir.iterdir() if path.is_file()}
     assert root == {"dataset_description.json", "README.md", ".bidsignore", "morph.json"}
@@ -81,6 +82,8 @@ def test_planner_writes_what_stands_once_and_tasks_do_not(settings, tmp_path):
     run_slice(other, tmp_path / "m.tsv", 0, lambda *_: None)
     assert {path.name for path in other.output_dir.iterdir() if path.is_file()} == {"sub-01.html"}
     assert not (other.output_dir / "logs" / "CITATION.md").exists()
+    run_group(other.output_dir, dataset, other.query)
+    assert root <= {path.name for path in other.output_dir.iterdir()}
 
 
 def test_one_image_with_a_mask_is_no_work_for_a_cluster(settings, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from brainchop_pipe.cli.arguments import Parser
 from brainchop_pipe.cli.cluster_arguments import add_waiting
 from brainchop_pipe.cli.display import Display, JobsDisplay
-from brainchop_pipe.errors import ClusterError, UsageError
+from brainchop_pipe.errors import EXIT_SOME_FAILED, ClusterError, UsageError
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.workflows import cluster_slurm as slurm
 from brainchop_pipe.workflows.cluster_manifest import write_manifest
@@ -17,8 +17,6 @@ from brainchop_pipe.workflows.cluster_plan import Choices, Plan, plan_jobs
 from brainchop_pipe.workflows.cluster_record import Submission, last_submission, read_submission
 from brainchop_pipe.workflows.cluster_report import TaskReport, report_tasks
 from brainchop_pipe.workflows.cluster_submit import Commands, submit_plan
-
-EXIT_SOME_FAILED = 75
 
 # Between looks: soon at first, then so seldom that the controller does not notice.
 _FIRST_LOOK_SECONDS, _LAST_LOOK_SECONDS, _SLOWER = 1.0, 30.0, 1.2

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from brainchop_pipe.errors import PipeError
+from brainchop_pipe.errors import EXIT_INTERRUPTED, PipeError
 
 logger = logging.getLogger(__name__)
 
 EXIT_IO = 74
-EXIT_INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from brainchop_pipe.cli.cluster_arguments import (
     without_cluster_options,
 )
 from brainchop_pipe.cli.display import Display
-from brainchop_pipe.errors import BidsError, MissingInputError, UsageError
+from brainchop_pipe.errors import EXIT_SOME_FAILED, BidsError, MissingInputError, UsageError
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.workflows.bids_app import Report, run_images, run_participants
 from brainchop_pipe.workflows.cluster_task import run_slice
@@ -23,7 +23,6 @@ from brainchop_pipe.workflows.group_level import run_group
 from brainchop_pipe.workflows.outcome import Outcome, Status
 
 EXIT_UNKNOWN_LEVEL = 17
-EXIT_SOME_FAILED = 75
 
 
 class _UnknownLevelError(BidsError):
