@@ -143,7 +143,14 @@ class Network:
     def _run(self, batch: np.ndarray) -> list[np.ndarray]:
         first, *last = self._parts
         outputs = first.run(batch)
-        return self._run_on_slabs(last[0], outputs[0]) if last else outputs
+        if not last:
+            return outputs
+        if outputs[0].shape[2:] != batch.shape[2:]:
+            raise ModelError(
+                f"model {self.card.name!r} makes {outputs[0].shape[2:]} voxels of {batch.shape[2:]}; a card "
+                "is for networks that keep the shape"
+            )
+        return self._run_on_slabs(last[0], outputs[0])
 
     def _run_on_slabs(self, last: "_Part", hidden: np.ndarray) -> list[np.ndarray]:
         """Give what a last layer makes of hidden channels, (1, C, D, H, W), a few slices at a time."""

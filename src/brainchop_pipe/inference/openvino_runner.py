@@ -43,18 +43,27 @@ class OpenVinoRunner:
             # Several processes would all choose the same cores.
             "ENABLE_CPU_PINNING": "NO",
         }
-        self._compiled = core.compile_model(core.read_model(model=model), "CPU", settings)
+        self._network = core.read_model(model=model)
+        self._compiled = core.compile_model(self._network, "CPU", settings)
+        self._possible: set[tuple[int, ...]] = set()
         # Not every processor has bfloat16.
         used = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         self.precision: Precision = "bfloat16" if used == _TYPES["bfloat16"] else "float32"
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
         """Run the network."""
+        self._check_shape(batch.shape)
         # Of a request of its own each time: its outputs are handed on without a copy.
         found = self._compiled.create_infer_request().infer({0: batch}, share_inputs=True, share_outputs=True)
         # A gigabyte that the next stage needs.
         self._compiled.release_memory()
         return [np.asarray(found[index]) for index in range(len(self._compiled.outputs))]
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse a shape that does not go through the network: OpenVINO would read beyond its arrays."""
+        if shape not in self._possible:
+            self._network.clone().reshape(list(shape))
+            self._possible.add(shape)
 
 
 @cache
