@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from brainchop_pipe.core.grid import Grid, Volume
 from brainchop_pipe.engines import lanes
+from brainchop_pipe.inference import openvino_runner
 from brainchop_pipe.storage import sha256_of_bytes
 
 REPOSITORY = Path(__file__).parents[1]
@@ -43,6 +44,12 @@ def _no_inherited_choices(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pyt
     monkeypatch.setenv("BRAINCHOP_MODEL_DIR", str(tmp_path_factory.getbasetemp() / "models"))
     for name in ("BRAINCHOP_MODEL_MIRROR", "SLURM_CPUS_PER_TASK", "BRAINCHOP_CONTAINER_DIGEST"):
         monkeypatch.delenv(name, raising=False)
+
+
+def require_openvino() -> None:
+    """Skip a test without OpenVINO; importing it here would bring its uploader along."""
+    if not openvino_runner.is_installed():
+        pytest.skip("openvino is not installed")
 
 
 def head_voxels(shape: tuple[int, int, int] = (44, 52, 46)) -> np.ndarray:

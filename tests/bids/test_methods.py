@@ -41,4 +41,4 @@ def test_several_versions_and_providers_are_listed():
     )
     text = describe_methods([made_provenance(SOURCE), other]).paragraph
     assert "brainchop_pipe 1.0 and 2.0" in text
-    assert "CPUExecutionProvider, CUDAExecutionProvider" in text
+    assert "(CPUExecutionProvider; float32) and ONNX Runtime 1.0 (CUDAExecutionProvider; float32)" in text

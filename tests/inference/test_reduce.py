@@ -9,7 +9,7 @@ from brainchop_pipe.errors import ModelError
 from brainchop_pipe.inference.onnxruntime_runner import load_onnxruntime
 from brainchop_pipe.inference.reduce import labels_model, split_model
 from brainchop_pipe.inference.session import open_session
-from conftest import linear_model
+from conftest import linear_model, require_openvino
 
 
 def run(model: bytes, volume: np.ndarray) -> list[np.ndarray]:
@@ -239,7 +239,7 @@ def test_network_with_another_last_layer_has_no_parts():
 @pytest.mark.parametrize("device", ["cpu", "openvino"])
 def test_guard_finds_what_is_not_finite_in_any_library(wrong, device):
     if device == "openvino":
-        pytest.importorskip("openvino")
+        require_openvino()
     model = labels_model(linear_model([1, 2, 3], [0, 0, 0]), 3, guarded=True)
     volume = np.zeros((1, 1, 3, 4, 5), np.float32)
     volume[0, 0, 1, 2, 3] = wrong

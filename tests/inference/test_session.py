@@ -11,7 +11,7 @@ from brainchop_pipe.inference import onnxruntime_runner as runner
 from brainchop_pipe.inference import openvino_runner
 from brainchop_pipe.inference import session as module
 from brainchop_pipe.inference.session import available_devices, gpus_of, open_session, replace_with_cpu
-from conftest import linear_model
+from conftest import linear_model, require_openvino
 
 MODEL = linear_model([0, 1], [0, 0])
 VOLUME = np.ones((1, 1, 4, 4, 4), np.float32)
@@ -139,7 +139,7 @@ def test_replacement_on_the_cpu_keeps_the_reason():
 
 
 def test_openvino_gives_what_onnxruntime_gives():
-    pytest.importorskip("openvino")
+    require_openvino()
     model, volume = linear_model([1, -2, 3], [0.5, 2, -1]), np.random.default_rng(1).random((1, 1, 5, 6, 7))
     volume = volume.astype(np.float32)
     cpu, fast = (open_session(model, "a", device, 2).run(volume)[0] for device in ("cpu", "openvino"))
@@ -149,7 +149,7 @@ def test_openvino_gives_what_onnxruntime_gives():
 
 
 def test_openvino_refuses_what_is_no_model():
-    pytest.importorskip("openvino")
+    require_openvino()
     with pytest.raises(ProviderError, match="cannot run the model"):
         open_session(b"nonsense", "a", "openvino", 1)
 

@@ -13,7 +13,7 @@ from brainchop_pipe.inference.predict import Prediction, predict
 from brainchop_pipe.inference.view import view_of
 from brainchop_pipe.inference.ways import least_gb, need_gb
 from brainchop_pipe.storage import sha256_of_bytes
-from conftest import make_card
+from conftest import make_card, require_openvino
 from networks import mesh_net, unet
 
 DILATIONS = (1, 2, 4, 1)
@@ -62,7 +62,7 @@ def test_tiles_with_a_halo_give_what_the_full_volume_gives(tmp_path, volume, cla
 @pytest.mark.parametrize("with_probabilities", [True, False])
 @pytest.mark.parametrize("classes", [3, 12])
 def test_openvino_gives_what_onnxruntime_gives(tmp_path, volume, classes, with_probabilities, monkeypatch):
-    pytest.importorskip("openvino")
+    require_openvino()
     # Several slabs of the last layer, and one that is thinner.
     monkeypatch.setattr("brainchop_pipe.inference.network._SLAB_LOGITS", classes * 44 * 48 * 7)
     content = mesh_net(DILATIONS, classes)
@@ -79,7 +79,7 @@ def test_openvino_gives_what_onnxruntime_gives(tmp_path, volume, classes, with_p
 
 
 def test_openvino_is_for_where_its_memory_is_allowed(tmp_path, volume):
-    pytest.importorskip("openvino")
+    require_openvino()
     content = mesh_net(DILATIONS)
     card = card_of(tmp_path, content)
     enough = run(volume, content, card, mem_gb=100).execution
@@ -92,7 +92,7 @@ def test_openvino_is_for_where_its_memory_is_allowed(tmp_path, volume):
 @pytest.mark.parametrize("device", ["cpu", "openvino"])
 def test_precision_is_for_cards_that_name_it(tmp_path, volume, device):
     if device == "openvino":
-        pytest.importorskip("openvino")
+        require_openvino()
     content = mesh_net(DILATIONS)
     card = card_of(tmp_path, content)
     plain = run(volume, content, card, device=device, precision="bfloat16")

@@ -89,7 +89,7 @@ def test_two_heads_by_the_default_models(with_accounting, monkeypatch, tmp_path,
     monkeypatch.setenv("BRAINCHOP_MODEL_MIRROR", str(shared / "models"))
     cluster = Cluster(tmp_path, capsys)
     add_heads(cluster, shared / "data" / "heads", "ecog", "xa30")
-    cluster.models = ("--skip-bids-validation",)
+    cluster.models = ("--device", "cpu", "--skip-bids-validation")
     code, said = cluster.submit("--array-size", 2, "--wait")
     assert code == 0, said
     assert cluster.run(out=tmp_path / "local")[0] == 0

@@ -13,7 +13,7 @@ import pytest
 from brainchop_pipe.workflows.bids_app import run_participants
 
 from brainchop_pipe.settings import Processing, Settings
-from conftest import make_card
+from conftest import make_card, require_openvino
 
 IMAGES = [f"sub-0{n}" for n in range(1, 4)]
 
@@ -95,7 +95,7 @@ def test_killed_worker_takes_only_its_own_image(settings, undisturbed, break_wor
 
 
 def test_library_that_takes_its_process_with_it_costs_an_attempt(settings, undisturbed, break_worker):
-    pytest.importorskip("openvino")
+    require_openvino()
     break_worker("brainchop_pipe.inference.openvino_runner:load_openvino:abort:sub-01")
     statuses, _ = reasons(settings)
     assert set.union(*statuses.values()) == {"done"}

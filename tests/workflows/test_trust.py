@@ -167,7 +167,7 @@ def test_output_that_is_not_there_or_empty_is_no_success(tmp_path):
 def test_provenance_is_told_and_compared(settings, anat, capsys):
     assert main(["provenance", str(anat / "sub-01_dseg.json")]) == 0
     out = capsys.readouterr().out
-    for expected in ("brainchop BIDS_DIR", "made_tissue", "CPUExecutionProvider", "onnxruntime"):
+    for expected in ("brainchop BIDS_DIR", "made_tissue", "onnxruntime"):
         assert expected in out
     (anat / "sub-01_dseg.nii.gz").write_bytes(b"x")
     assert main(["provenance", str(anat / "sub-01_dseg.nii.gz")]) == 65

@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 from brainchop_pipe.errors import EXIT_INTERRUPTED, PipeError
@@ -62,7 +63,9 @@ def _command(arguments: list[str]) -> int:
     if _will_segment(arguments):
         from brainchop_pipe.workflows.early_start import start_ahead
 
-        start_ahead()
+        # A folder that is gone, for example, is for the run itself to tell.
+        with suppress(OSError):
+            start_ahead()
     if arguments[:1] == ["models"]:
         from brainchop_pipe.cli.models_command import run_models as command
     elif arguments[:1] == ["segment"]:
