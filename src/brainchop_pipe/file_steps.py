@@ -105,7 +105,7 @@ def extract_brain_file(
         matter.
     device : str
         "auto": the best that works; a name is strict.
-    precision : {"float32", "bfloat16", "float16"}
+    precision : {"float32", "bfloat16"}
         What the network computes in where its card names that; float32 is always allowed.
     threads : int
         Of the CPU provider.
@@ -158,7 +158,7 @@ def infer_file(
         Name of a shipped card, or path of a card.
     device : str
         "auto": the best that works; a name is strict.
-    precision : {"float32", "bfloat16", "float16"}
+    precision : {"float32", "bfloat16"}
         What the network computes in where its card names that; float32 is always allowed.
     threads : int
         Of the CPU provider.

@@ -180,7 +180,11 @@ class Clock:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add a time that was taken elsewhere to a stage."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 def peak_memory_mb() -> int:

@@ -72,7 +72,7 @@ def segment_labels_file(
         lies within the mask; "brain": the same, evenly lit.
     device : str
         "auto": the best that works; a name is strict.
-    precision : {"float32", "bfloat16", "float16"}
+    precision : {"float32", "bfloat16"}
         What the network computes in where its card names that; float32 is always allowed.
     threads : int
         Of the CPU provider.
@@ -161,7 +161,7 @@ def segment_tissues_file(
         As for `segment_labels_file`.
     device : str
         "auto": the best that works; a name is strict.
-    precision : {"float32", "bfloat16", "float16"}
+    precision : {"float32", "bfloat16"}
         What the network computes in where its card names that; float32 is always allowed.
     threads : int
         Of the CPU provider.

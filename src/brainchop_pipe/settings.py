@@ -53,7 +53,7 @@ class Processing:
         Numbers as the model has them, or those of FreeSurfer's colour table, left and
         right apart.
     device : str
-    precision : {"float32", "bfloat16", "float16"}
+    precision : {"float32", "bfloat16"}
         What networks whose cards allow it compute in.
     threads : int
         Of one inference; 1 or more. A run over images decides it from `Settings`.

@@ -1,6 +1,6 @@
 """The steps from an image to its maps, for arrays in memory; `file_steps` has them file to file."""
 
-from contextlib import ExitStack
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -265,30 +265,37 @@ def run_model(
     way = preparing_of(card, processing.prepare, in_pair=in_pair)
     with clock.stage(f"infer {card.name}"):
         seen = what_model_sees(heads, card, way, brain, full_volume=processing.full_volume)
-    with ExitStack() as turn:
-        with clock.stage("wait"):
-            turn.enter_context(taking_turns())
-        with clock.stage(f"infer {card.name}"):
-            prediction = predict(
-                seen.view,
-                ready.content,
-                card,
-                device=processing.device,
-                precision=processing.precision,
-                threads=processing.threads,
-                mem_gb=processing.mem_gb,
-                with_probabilities=with_probabilities,
-            )
+    prediction = _predict_in_turn(seen.view, ready, processing, clock, with_probabilities=with_probabilities)
     # Lesions, for example, may well not be there.
     if card.output.role != "regions" and not prediction.labels.voxels.any():
         raise InputError(
             f"model {card.name!r} finds nothing in this image; is it a head, upright in its own "
             f"coordinates, in a contrast that the model knows ({', '.join(card.modalities)})?"
         )
-    if clock.seconds["wait"] < _NO_WAIT_SECONDS:
-        del clock.seconds["wait"]
     with clock.stage(f"infer {card.name}"):
         return post_filter(prediction, card), seen
+
+
+def _predict_in_turn(
+    view: View, ready: ReadyModel, processing: Processing, clock: Clock, *, with_probabilities: bool
+) -> Prediction:
+    """Predict, when no more other processes run networks than may; the wait is a stage if it was one."""
+    asked = time.perf_counter()
+    with taking_turns():
+        waited = time.perf_counter() - asked
+        if waited >= _NO_WAIT_SECONDS:
+            clock.add("wait", waited)
+        with clock.stage(f"infer {ready.card.name}"):
+            return predict(
+                view,
+                ready.content,
+                ready.card,
+                device=processing.device,
+                precision=processing.precision,
+                threads=processing.threads,
+                mem_gb=processing.mem_gb,
+                with_probabilities=with_probabilities,
+            )
 
 
 def prediction_of(brain: Brain) -> tuple[Prediction, Seen] | None:

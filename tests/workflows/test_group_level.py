@@ -185,7 +185,7 @@ def test_mixed_versions_providers_and_precisions_are_told(out, group):
         provider="CUDAExecutionProvider",
         fallbacks=(),
         threads=1,
-        precision="float16",
+        precision="bfloat16",
     )
     make_result(out, names[0], code={"Name": "brainchop_pipe", "Version": "2.0"}, execution={"made": gpu})
     page = group(*names)

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, get_args
 
 from brainchop_pipe.bids.dataset import CONTRASTS, read_filter_file
 from brainchop_pipe.cli.cluster_arguments import cluster_options
+from brainchop_pipe.cli.numbers import whole_number_from_1
 from brainchop_pipe.core.conform import LabelInterpolation
 from brainchop_pipe.errors import UsageError
 from brainchop_pipe.headers import AffineChoice
@@ -302,13 +303,13 @@ def _add_resources(parser: argparse.ArgumentParser) -> None:
         "--nprocs",
         "--n_cpus",
         "--n-cpus",
-        type=_positive,
+        type=whole_number_from_1,
         metavar="N",
         help="processors that the run may use; with --cluster, those of a task (default 4)",
     )
     add(
         "--omp-nthreads",
-        type=_positive,
+        type=whole_number_from_1,
         metavar="N",
         help="threads of one inference; default: the processors, shared by images at a time, 4 or more each",
     )
@@ -339,13 +340,6 @@ def _named_folder(text: str) -> tuple[str, Path]:
     if not (name and equals and folder):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
     return name, Path(folder)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
 
 
 def _version() -> str:

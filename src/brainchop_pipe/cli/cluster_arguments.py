@@ -4,6 +4,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from brainchop_pipe.cli.numbers import number_above_0, whole_number_from_0, whole_number_from_1
 from brainchop_pipe.errors import UsageError
 
 _NAMES = ("cluster", "manifest", "manifest_slice", "array_size", "array_limit", "gres", "sbatch_args", "wait")
@@ -22,18 +23,23 @@ def cluster_options() -> argparse.ArgumentParser:
     )
     add(
         "--task-minutes",
-        type=_positive_number,
+        type=number_above_0,
         default=40,
         metavar="M",
         help="how long a task of the array should take, by the times in the models' cards; default 40",
     )
     add(
         "--array-size",
-        type=_positive,
+        type=whole_number_from_1,
         metavar="N",
         help="how many tasks; default: as many as --task-minutes makes",
     )
-    add("--array-limit", type=_positive, metavar="N", help="how many tasks may run at a time (SLURM's %%N)")
+    add(
+        "--array-limit",
+        type=whole_number_from_1,
+        metavar="N",
+        help="how many tasks may run at a time (SLURM's %%N)",
+    )
     add("--gres", metavar="LIST", help="resources of a task, such as gpu:1")
     add(
         "--sbatch-args",
@@ -52,7 +58,12 @@ def cluster_options() -> argparse.ArgumentParser:
         metavar="FILE",
         help="table of slice and participant_id: with --manifest-slice read, with --cluster plan written",
     )
-    add("--manifest-slice", type=_index, metavar="I", help="work on the participants of one slice")
+    add(
+        "--manifest-slice",
+        type=whole_number_from_0,
+        metavar="I",
+        help="work on the participants of one slice",
+    )
     return parser
 
 
@@ -100,24 +111,3 @@ def check_manifest_options(given: argparse.Namespace) -> None:
         raise UsageError(
             "--manifest FILE and --manifest-slice I go together; --cluster plan writes a manifest"
         )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
-
-
-def _index(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
-    return value
-
-
-def _positive_number(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not more than 0")
-    return value

@@ -15,14 +15,20 @@ from brainchop_pipe.workflows.outcome import Outcome, Status
 _STYLES: dict[Status, str] = {"done": "green", "complete": "green", "skipped": "yellow", "failed": "red"}
 
 
-class JobsDisplay:
-    """Progress of jobs on standard error: a bar, or a line where numbers changed."""
+class _Bar:
+    """A bar on standard error for as long as it is entered; none where that is no terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: str) -> None:
         self._err = Console(stderr=True, highlight=False)
-        self._progress = _bar(self._err)
-        self._task = self._progress.add_task("jobs", total=None)
-        self._last = ""
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._err,
+            disable=not self._err.is_terminal,
+        )
+        self._task = self._progress.add_task(task, total=None)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -35,6 +41,14 @@ class JobsDisplay:
         traceback: TracebackType | None,
     ) -> None:
         self._progress.stop()
+
+
+class JobsDisplay(_Bar):
+    """Progress of jobs on standard error: a bar, or a line where numbers changed."""
+
+    def __init__(self) -> None:
+        super().__init__("jobs")
+        self._last = ""
 
     def show(self, tasks: tuple[TaskReport, ...]) -> None:
         """Show how many participants are finished, and how many tasks run, wait, and were hit."""
@@ -53,29 +67,15 @@ class JobsDisplay:
         self._err.print(text, markup=False, soft_wrap=True)
 
 
-class Display:
+class Display(_Bar):
     """Progress on standard error, results on standard output.
 
     A terminal gets a bar; a log file a line for each image.
     """
 
     def __init__(self) -> None:
+        super().__init__("reading the dataset")
         self._out = Console(highlight=False)
-        self._err = Console(stderr=True, highlight=False)
-        self._progress = _bar(self._err)
-        self._task = self._progress.add_task("reading the dataset", total=None)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def report(self, finished: int, total: int, outcomes: list[Outcome]) -> None:
         """Show that an image is finished."""
@@ -108,15 +108,3 @@ class Display:
     def say(self, text: str) -> None:
         """Print a line on standard output."""
         self._out.print(text, markup=False, soft_wrap=True)
-
-
-def _bar(console: Console) -> Progress:
-    """Make a progress bar; none where the console is no terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )

@@ -87,9 +87,8 @@ def _command(arguments: list[str]) -> int:
 
 def _will_segment(arguments: list[str]) -> bool:
     """Tell whether processes will be needed, before anything is checked."""
-    return ("participant" in arguments or arguments[:1] == ["segment"]) and not {"-h", "--help"} & {
-        *arguments
-    }
+    elsewhere = {"-h", "--help", "--cluster"} & {argument.partition("=")[0] for argument in arguments}
+    return ("participant" in arguments or arguments[:1] == ["segment"]) and not elsewhere
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -79,7 +79,7 @@ def resample_labels(source: Volume, target: Grid) -> np.ndarray:
     Parameters
     ----------
     source : Volume
-        Labels, uint8 or uint16; 0 is background.
+        Labels, any integer dtype; 0 is background.
     target : Grid
 
     Returns

@@ -25,6 +25,7 @@ from typing import Any, Self
 
 import cloudpickle
 
+from brainchop_pipe.environment import environment_variable
 from brainchop_pipe.errors import WorkerLostError
 
 logger = logging.getLogger(__name__)
@@ -251,12 +252,8 @@ def start_ahead() -> Any:
     context = _context()
     if context.get_start_method() == "forkserver":
         name, value = _LARGE_PAGES
-        with _PROCESSES:
-            is_ours = name not in os.environ
-            os.environ.setdefault(name, value)
+        with _PROCESSES, environment_variable(name, os.environ.get(name, value)):
             multiprocessing.forkserver.ensure_running()
-            if is_ours:
-                del os.environ[name]
     return context
 
 

@@ -161,7 +161,7 @@ class License(CardPart):
 class ShorterType(CardPart):
     """A type shorter than float32 that the network may compute in, where a user asks for it."""
 
-    type: Literal["bfloat16", "float16"]
+    type: Literal["bfloat16"]
     agreement: float = Field(
         gt=0, le=1, description="Share of the foreground with the label that float32 gives"
     )
@@ -203,7 +203,7 @@ class ModelCard(CardPart):
     output: Output
     post_filter: PostFilter = PostFilter()
     memory: Memory
-    shorter_types: tuple[ShorterType, ...] = ()
+    shorter_types: tuple[ShorterType, ...] = Field((), description="What it may compute in besides float32")
     time: Time | None = Field(None, description="What jobs of a cluster are planned by; none: a minute")
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ import numpy as np
 from brainchop_pipe.errors import ModelError, ProviderError
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.card_input import Slices
-from brainchop_pipe.inference.reduce import hidden_channels, labels_model, split_model
+from brainchop_pipe.inference.reduce import labels_model, split_model
 from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.session import (
     Device,
@@ -97,7 +97,7 @@ class Network:
         classes = self.card.output.class_count
         try:
             is_openvino = first_choice(device) == "openvino"
-            parts = split_model(model, classes) if is_openvino and _wants_slabs(model, classes) else None
+            parts = split_model(model, classes, _most_channels(classes)) if is_openvino else None
             if parts is not None:
                 return dict(zip(("all but last", "last"), parts, strict=True))
             name = "guarded labels" if is_openvino else "labels"
@@ -266,9 +266,9 @@ class _Part:
             return self._session.run(batch)
 
 
-def _wants_slabs(model: bytes, classes: int) -> bool:
-    hidden = hidden_channels(model, classes)
-    return hidden is not None and _FOR_EACH_CLASS * classes + _FOR_ALL_CLASSES > 2 * hidden
+def _most_channels(classes: int) -> float:
+    """Give the width of hidden layers up to which the last layer, not they, takes the most memory."""
+    return (_FOR_EACH_CLASS * classes + _FOR_ALL_CLASSES) / 2
 
 
 def _can_be_reduced(card: ModelCard) -> bool:

@@ -29,7 +29,6 @@ class OpenVinoRunner:
     threads : int
     precision : {"float32", "bfloat16"}
         Named, because OpenVINO picks bfloat16 by itself where a processor has it.
-        "float16" is for GPUs, and becomes float32.
     """
 
     provider = PROVIDER
@@ -37,7 +36,7 @@ class OpenVinoRunner:
     def __init__(self, model: bytes, threads: int, precision: Precision) -> None:
         core = load_openvino()
         settings = {
-            "INFERENCE_PRECISION_HINT": _TYPES.get(precision, "f32"),
+            "INFERENCE_PRECISION_HINT": _TYPES[precision],
             "INFERENCE_NUM_THREADS": str(threads),
             "NUM_STREAMS": "1",
             # Several processes would all choose the same cores.

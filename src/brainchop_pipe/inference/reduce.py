@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,15 +74,7 @@ class _Builder:
         return self.add(operator, [value], result, axes=[1], keepdims=0)
 
 
-def hidden_channels(model: bytes, classes: int) -> int | None:
-    """Give the channels before a last layer that can be split off; None where it cannot."""
-    proto = parse_model(model)
-    check_model(proto)
-    last = _pointwise_convolution(proto.graph, _logits(proto, classes))
-    return None if last is None else _channels_into(proto.graph, last)
-
-
-def split_model(model: bytes, classes: int) -> tuple[bytes, bytes] | None:
+def split_model(model: bytes, classes: int, most_channels: float = inf) -> tuple[bytes, bytes] | None:
     """Split a network into what comes before its last layer, and that layer with the arg-max.
 
     For libraries that would hold the logits of all classes at once, whatever the order
@@ -92,20 +85,22 @@ def split_model(model: bytes, classes: int) -> tuple[bytes, bytes] | None:
     model : bytes
         As for `labels_model`.
     classes : int
+    most_channels : float
+        Not where more hidden channels than these would be held between the parts.
 
     Returns
     -------
     (bytes, bytes) or None
         The first gives hidden channels (1, C, D, H, W), float32; the second takes
         these, or any slices of them along D, and gives what `labels_model` gives. None
-        where the last layer is no 1×1×1 convolution with constant weights.
+        also where the last layer is no 1×1×1 convolution with constant weights.
     """
     proto = parse_model(model)
     check_model(proto)
     last = _pointwise_convolution(proto.graph, _logits(proto, classes))
-    if last is None:
+    channels = inf if last is None else _channels_into(proto.graph, last)
+    if channels > most_channels or last is None:
         return None
-    channels = _channels_into(proto.graph, last)
     hidden = helper.make_tensor_value_info(
         last.input[0], TensorProto.FLOAT, [1, channels, "depth", "height", "width"]
     )

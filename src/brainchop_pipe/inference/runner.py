@@ -4,8 +4,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-# What networks compute in. Shorter types than float32 are for those whose cards allow them.
-Precision = Literal["float32", "bfloat16", "float16"]
+# What networks compute in. A type shorter than float32 is for those whose cards allow them.
+Precision = Literal["float32", "bfloat16"]
 
 
 class Runner(Protocol):

@@ -53,7 +53,7 @@ class Execution:
         was asked for; usually empty.
     threads : int
         Of the processors, within one operator.
-    precision : {"float32", "bfloat16", "float16"}
+    precision : {"float32", "bfloat16"}
         What the network computed in.
     """
 
@@ -117,7 +117,7 @@ def open_session(
         leaves single nodes to the CPU is recorded.
     threads : int
         For the processors.
-    precision : {"float32", "bfloat16", "float16"}
+    precision : {"float32", "bfloat16"}
         What may be computed in. A provider that cannot takes float32; that is recorded.
 
     Raises
@@ -163,7 +163,7 @@ def first_choice(device: Device) -> Device:
 
 def load_library(device: Device) -> None:
     """Import what the first choice of a device needs, which takes a fifth of a second."""
-    if first_choice(device) == "openvino" and openvino_runner.is_installed():
+    if _is_openvino(first_choice(device)):
         openvino_runner.load_openvino()
 
 

@@ -9,6 +9,7 @@ from brainchop_pipe.core.resample import Box
 from brainchop_pipe.core.tiles import Tile, full_box, plan_tiles, smallest_tile_voxels
 from brainchop_pipe.core.voting import Votes, sub_volume_boxes
 from brainchop_pipe.errors import UsageError
+from brainchop_pipe.inference import openvino_runner
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.card_input import Plane, Slices, SubVolumes, WholeVolume
 from brainchop_pipe.inference.network import Network, Scores, label_dtype
@@ -73,7 +74,7 @@ def run_way(
     if isinstance(run, SubVolumes):
         scores, count = _run_sub_volumes(network, channels, run)
         return scores, FieldOfView(box, f"{size}, votes of {count} pieces of {run.shape}")
-    if mem_gb is not None and network.execution.provider == "OpenVINO":
+    if mem_gb is not None and network.execution.provider == openvino_runner.PROVIDER:
         mem_gb = max(mem_gb / OPENVINO_MEMORY, least_gb(network.card))
     tiles = _tiles(network.card, channels.shape[1:], run, mem_gb)
     if len(tiles) == 1:
