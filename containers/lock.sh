@@ -3,7 +3,7 @@
 set -eu
 cd "$(dirname "$0")"
 pin() { uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header "$@" >/dev/null; }
-pin ../pyproject.toml -o requirements.lock
+pin ../pyproject.toml --extra openvino -o requirements.lock
 # The GPU's build has the place of the plain one.
 echo 'onnxruntime ; python_version < "3"' >without-cpu.tmp
 echo 'onnxruntime-gpu' >gpu.tmp

@@ -5,6 +5,8 @@ from math import ceil
 
 from brainchop_pipe.workflows.resources import BESIDES_MODEL_GB, THREADS_PER_IMAGE, model_need_gb
 
+from brainchop_pipe.inference.session import first_choice
+from brainchop_pipe.inference.ways import OPENVINO_MEMORY
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.zoo.catalog import Model
 
@@ -67,8 +69,12 @@ def task_needs(settings: Settings, models: tuple[Model, ...], processors: int | 
     processors = processors or settings.omp_nthreads or THREADS_PER_IMAGE
     full = settings.processing.full_volume
     at_a_time = max(1, processors // (settings.omp_nthreads or THREADS_PER_IMAGE))
-    each = max(model_need_gb(model, full_volume=full) for model in models) + BESIDES_MODEL_GB
-    memory = settings.mem_gb if settings.mem_gb is not None else at_a_time * each
+    # OpenVINO takes more, and auto leaves it where a task has less.
+    factor = OPENVINO_MEMORY if first_choice(settings.processing.device) == "openvino" else 1.0
+    model = factor * max(model_need_gb(model, full_volume=full) for model in models)
+    # One image more is read or written meanwhile.
+    usual = at_a_time * (model + BESIDES_MODEL_GB) + BESIDES_MODEL_GB
+    memory = settings.mem_gb if settings.mem_gb is not None else usual
     inference = sum(_seconds(model, full) for model in models)
     faster = min(processors / at_a_time, _USEFUL_PROCESSORS) / _PROCESSORS_OF_CARDS
     seconds = _BESIDES_MODELS_SECONDS + inference / faster

@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from brainchop_pipe.workflows import cluster_needs, resources
 from brainchop_pipe.workflows.bids_app import run_participants
 from brainchop_pipe.workflows.cluster_manifest import read_manifest, read_slice, write_manifest
 from brainchop_pipe.workflows.cluster_needs import task_needs
 from brainchop_pipe.workflows.cluster_plan import Choices, count_tasks, deal, plan_jobs
 from brainchop_pipe.workflows.cluster_task import run_slice
 from brainchop_pipe.workflows.group_level import run_group
+from brainchop_pipe.workflows.resources import model_need_gb, share_processors
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,13 +95,13 @@ def test_one_image_with_a_mask_is_no_work_for_a_cluster(settings, tmp_path):
 
 
 def test_memory_and_time_come_from_the_cards(settings):
-    default = replace(settings, processing=Processing())
+    default = replace(settings, processing=Processing(device="cpu"))
     models = find_models(default.processing.models)
     one = task_needs(default, models, 2)
-    assert one.memory_gb == pytest.approx(2.6 + 2.0 + 0.5)
+    assert one.memory_gb == pytest.approx(2.6 + 2.0 + 2.0 + 0.5)
     assert one.seconds_per_image == pytest.approx(20 + 42 + 12)
     four = task_needs(default, models, 16)
-    assert four.memory_gb == pytest.approx(4 * 4.6 + 0.5)
+    assert four.memory_gb == pytest.approx(4 * 4.6 + 2.0 + 0.5)
     assert four.seconds_per_image == pytest.approx((20 + (42 + 12) / 2) / 4)
     whole = replace(default, processing=replace(default.processing, full_volume=True))
     assert task_needs(whole, models, 2).seconds_per_image == pytest.approx(20 + 42 + 19)
@@ -107,6 +109,19 @@ def test_memory_and_time_come_from_the_cards(settings):
     assert one.minutes(30) == 2 * 37 + 15
     unknown = task_needs(settings, find_models(settings.processing.models), 2)
     assert unknown.seconds_per_image == 80
+
+
+def test_tasks_get_the_memory_that_openvino_takes(settings, monkeypatch):
+    default = replace(settings, processing=Processing())
+    models = find_models(default.processing.models)
+    monkeypatch.setattr(cluster_needs, "first_choice", lambda device: "openvino")
+    needs = task_needs(default, models, 4)
+    assert needs.memory_gb == pytest.approx(2.5 * 2.6 + 2.0 + 2.0 + 0.5)
+    # What a task of that memory makes of it: one image ahead, and OpenVINO for every model.
+    monkeypatch.setattr(resources, "available_memory_gb", lambda: needs.memory_gb - 0.5)
+    share = share_processors(replace(default, nprocs=4), models, 2)
+    assert share.ahead == 1
+    assert share.mem_gb >= 2.5 * max(model_need_gb(model, full_volume=False) for model in models)
 
 
 def test_slice_looks_at_its_own_participants_alone(settings, tmp_path, monkeypatch):
