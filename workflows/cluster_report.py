@@ -1,7 +1,7 @@
 """What became of the tasks of a submission, and whom the ones hit that ended early."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,13 +55,15 @@ class TaskReport:
     goes: int
 
 
-def report_tasks(folder: Path) -> tuple[TaskReport, ...]:
+def report_tasks(folder: Path, at_work: Collection[int] = ()) -> tuple[TaskReport, ...]:
     """Tell what became of the tasks of a submission, by what SLURM and the tasks themselves say.
 
     Parameters
     ----------
     folder : Path
         Of the submission.
+    at_work : collection of int
+        Slices that another scheduler than SLURM has, and has not ended.
 
     Returns
     -------
@@ -81,10 +83,17 @@ def report_tasks(folder: Path) -> tuple[TaskReport, ...]:
     tasks = _tasks_by_slice(submission, slices, records)
     states = slurm.states_of(sorted({job for job, _ in tasks.values()})) if slurm.is_here() else {}
     limit = submission.limit_seconds if submission else None
+    known = {index: states.get(task) for index, task in tasks.items()}
+    known |= {index: slurm.TaskState(_word(records[index])) for index in at_work}
     return tuple(
-        _report(index, labels, records[index], states.get(tasks.get(index, ("", None))), limit)
+        _report(index, labels, records[index], known.get(index), limit)
         for index, labels in sorted(slices.items())
     )
+
+
+def _word(records: list[TaskRecord]) -> str:
+    """Give the state of a task that has not ended, in SLURM's word."""
+    return "RUNNING" if records and records[-1].ended is None else "PENDING"
 
 
 def participants_at_work(output_dir: Path) -> set[str]:

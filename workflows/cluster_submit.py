@@ -23,8 +23,8 @@ from brainchop_pipe.storage import write_whole
 _GROUP_MEMORY_MB = 4000
 _GROUP_MINUTES = 60
 
-# Not from the current folder: a module there could take the place of one of ours.
-_PYTHON = (sys.executable, "-P", "-m", "brainchop_pipe.cli.main")
+# How Python runs the app; not from the current folder, where a module could take the place of ours.
+APP = ("-P", "-m", "brainchop_pipe.cli.main")
 
 # The app takes the place of the shell, so that SLURM's signals reach it at once.
 _TASK_SCRIPT = """\
@@ -106,7 +106,7 @@ def submit_plan(
 
 
 def _write_scripts(folder: Path, commands: Commands, output_dir: Path) -> tuple[Path, Path]:
-    python = shlex.join(_PYTHON)
+    python = shlex.join((sys.executable, *APP))
     texts = {
         "task.sh": _TASK_SCRIPT.format(
             python=python,

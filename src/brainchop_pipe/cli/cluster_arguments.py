@@ -7,7 +7,17 @@ from pathlib import Path
 from brainchop_pipe.cli.numbers import number_above_0, whole_number_from_0, whole_number_from_1
 from brainchop_pipe.errors import UsageError
 
-_NAMES = ("cluster", "manifest", "manifest_slice", "array_size", "array_limit", "gres", "sbatch_args", "wait")
+_NAMES = (
+    "cluster",
+    "scheduler_address",
+    "manifest",
+    "manifest_slice",
+    "array_size",
+    "array_limit",
+    "gres",
+    "sbatch_args",
+    "wait",
+)
 
 
 def cluster_options() -> argparse.ArgumentParser:
@@ -17,10 +27,11 @@ def cluster_options() -> argparse.ArgumentParser:
     add = cluster.add_argument
     add(
         "--cluster",
-        choices=("slurm", "plan"),
-        help="slurm: submit what is not done as a job array, and the group level after it; plan: only write "
-        "the --manifest of such an array",
+        choices=("slurm", "dask", "plan"),
+        help="slurm: submit what is not done as a job array, and the group level after it; dask: have the "
+        "workers of a Dask scheduler do it, and wait; plan: only write the --manifest of such an array",
     )
+    add("--scheduler-address", metavar="ADDRESS", help="of Dask's scheduler, such as tcp://10.0.0.1:8786")
     add(
         "--task-minutes",
         type=number_above_0,

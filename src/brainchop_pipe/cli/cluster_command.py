@@ -12,11 +12,20 @@ from brainchop_pipe.cli.display import Display, JobsDisplay
 from brainchop_pipe.errors import EXIT_SOME_FAILED, ClusterError, UsageError
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.workflows import cluster_slurm as slurm
+from brainchop_pipe.workflows.cluster_dask import DaskJobs
+from brainchop_pipe.workflows.cluster_jobs import Jobs, SlurmJobs
 from brainchop_pipe.workflows.cluster_manifest import write_manifest
 from brainchop_pipe.workflows.cluster_plan import Choices, Plan, plan_jobs
-from brainchop_pipe.workflows.cluster_record import Submission, last_submission, read_submission
+from brainchop_pipe.workflows.cluster_record import (
+    MANIFEST,
+    Submission,
+    last_submission,
+    new_submission_folder,
+    read_submission,
+)
 from brainchop_pipe.workflows.cluster_report import TaskReport, report_tasks
 from brainchop_pipe.workflows.cluster_submit import Commands, submit_plan
+from brainchop_pipe.workflows.group_level import run_group
 
 # Between looks: soon at first, then so seldom that the controller does not notice.
 _FIRST_LOOK_SECONDS, _LAST_LOOK_SECONDS, _SLOWER = 1.0, 30.0, 1.2
@@ -43,9 +52,11 @@ def run_cluster(given: argparse.Namespace, settings: Settings, command: list[str
         sbatch_args=tuple(given.sbatch_args),
     )
     display = Display()
+    # Before a minute is spent on the plan.
     if given.cluster == "slurm":
-        # Before a minute is spent on the plan.
         slurm.check_slurm()
+    elif given.cluster == "dask":
+        jobs = DaskJobs(given.scheduler_address)
     start = time.perf_counter()
     plan = plan_jobs(settings, choices)
     display.say(f"{_describe(plan)} ({time.perf_counter() - start:.1f} s)")
@@ -58,9 +69,26 @@ def run_cluster(given: argparse.Namespace, settings: Settings, command: list[str
             "containers/brainchop.sbatch, and run the group level when it has ended"
         )
         return 0
-    folder, submission = submit_plan(plan, choices, _commands(given, command), settings.output_dir)
+    commands = _commands(given, command)
+    if given.cluster == "dask":
+        code = _run_on_dask(jobs, plan, commands, settings.output_dir, given.on_interrupt)
+        run_group(settings.output_dir, given.bids_dir, settings.query)
+        return code
+    folder, submission = submit_plan(plan, choices, commands, settings.output_dir)
     display.say(_how_to_look(submission, folder, settings.output_dir))
-    return _wait(folder, submission, given.on_interrupt) if given.wait else 0
+    return _wait(folder, SlurmJobs(folder, submission), given.on_interrupt) if given.wait else 0
+
+
+def _run_on_dask(
+    jobs: DaskJobs, plan: Plan, commands: Commands, output_dir: Path, on_interrupt: str | None
+) -> int:
+    """Have workers do the tasks of a plan, and wait for them; returns the exit code."""
+    folder = new_submission_folder(output_dir)
+    write_manifest(folder / MANIFEST, plan.slices)
+    slice_of = ("--manifest", str(folder / MANIFEST), "--manifest-slice")
+    jobs.submit(folder, {index: (*commands.task, *slice_of, str(index)) for index in range(len(plan.slices))})
+    Display().say(f"Logs:         {folder}")
+    return _wait(folder, jobs, on_interrupt)
 
 
 def run_jobs(argv: list[str]) -> int:
@@ -76,7 +104,7 @@ def run_jobs(argv: list[str]) -> int:
     folder = last_submission(given.output_dir)
     submission = read_submission(folder)
     if given.wait and submission is not None:
-        return _wait(folder, submission, given.on_interrupt)
+        return _wait(folder, SlurmJobs(folder, submission), given.on_interrupt)
     return _tell(report_tasks(folder), folder)
 
 
@@ -84,7 +112,13 @@ def _check(given: argparse.Namespace) -> None:
     if given.manifest_slice is not None:
         raise UsageError("--manifest-slice is for the tasks of an array; leave it out with --cluster")
     if (given.cluster == "plan") != (given.manifest is not None):
-        raise UsageError("--cluster plan writes the file that --manifest names; --cluster slurm needs none")
+        raise UsageError("--cluster plan writes the file that --manifest names; slurm and dask need none")
+    if (given.cluster == "dask") != (given.scheduler_address is not None):
+        raise UsageError("--cluster dask and --scheduler-address go together")
+    of_slurm = [name for name in ("array_limit", "gres", "sbatch_args") if getattr(given, name)]
+    if given.cluster == "dask" and of_slurm:
+        option = of_slurm[0].replace("_", "-")
+        raise UsageError(f"--{option} is for SLURM; what Dask's workers may take is said where they start")
 
 
 def _commands(given: argparse.Namespace, command: list[str]) -> Commands:
@@ -125,33 +159,34 @@ def _how_to_look(submission: Submission, folder: Path, output_dir: Path) -> str:
     )
 
 
-def _wait(folder: Path, submission: Submission, on_interrupt: str | None) -> int:
+def _wait(folder: Path, jobs: Jobs, on_interrupt: str | None) -> int:
     """Show progress until all jobs have ended; an interrupt ends the waiting, and the jobs if so wanted."""
     try:
         with JobsDisplay() as display:
             pause = _FIRST_LOOK_SECONDS
-            while _is_at_work(folder, submission, display):
+            while _is_at_work(jobs, display):
                 time.sleep(pause)
                 pause = min(pause * _SLOWER, _LAST_LOOK_SECONDS)
     except KeyboardInterrupt:
         if on_interrupt == "cancel" or (on_interrupt is None and _is_asked_to_cancel()):
-            slurm.cancel(submission.jobs)
-            Display().say(f"Cancelled job {', '.join(submission.jobs)}")
+            jobs.cancel()
+            Display().say(f"Cancelled {jobs.name}")
         else:
-            Display().say(f"Left job {', '.join(submission.jobs)} in the queue")
+            jobs.leave()
+            Display().say(f"Left {jobs.name} in the queue")
         raise
     return _tell(report_tasks(folder), folder)
 
 
-def _is_at_work(folder: Path, submission: Submission, display: JobsDisplay) -> bool:
+def _is_at_work(jobs: Jobs, display: JobsDisplay) -> bool:
     """Look once; a controller that does not answer is asked again."""
     try:
-        active = slurm.active_tasks(submission.jobs)
-        display.show(report_tasks(folder))
+        is_at_work, tasks = jobs.look()
+        display.show(tasks)
     except ClusterError as error:
         display.note(str(error))
         return True
-    return bool(active)
+    return is_at_work
 
 
 def _is_asked_to_cancel() -> bool:

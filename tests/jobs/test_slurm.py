@@ -11,7 +11,7 @@ from brainchop_pipe.workflows import cluster_slurm
 
 from brainchop_pipe.cli.main import main
 from conftest import REPOSITORY
-from slurm.cluster import Cluster, cause, contents, slurm, unfinished
+from jobs.cluster import Cluster, cause, contents, slurm, unfinished
 
 pytestmark = [pytest.mark.slurm, pytest.mark.shared]
 

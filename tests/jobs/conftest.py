@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import REPOSITORY
-from slurm.cluster import Cluster
+from jobs.cluster import Cluster
 
 _NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "slurmdbd", "mariadbd")
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from slurm.cluster import Cluster, cause, contents, slurm, unfinished
+from jobs.cluster import Cluster, cause, contents, slurm, unfinished
 
 pytestmark = [pytest.mark.slurm, pytest.mark.shared, pytest.mark.slow]
 
