@@ -23,6 +23,7 @@ SOURCES = {
 ALLOWED = {
     "__init__": {"_version"},
     "errors": set(),
+    "environment": set(),
     "storage": set(),
     "versions": {"__init__"},
     "record": {"core", "inference", "storage"},
@@ -40,10 +41,20 @@ ALLOWED = {
     | {"settings", "step_files", "steps", "zoo"},
     "file_steps": {"core", "errors", "headers", "images", "inference", "preparation", "record"}
     | {"segment_files", "settings", "step_files", "steps", "storage", "zoo"},
-    "engines": {"errors", "file_steps", "settings", "step_files", "versions", "zoo"},
+    "engines": {"environment", "errors", "file_steps", "settings", "step_files", "versions", "zoo"},
     "bids": {"__init__", "errors", "inference", "record", "settings", "storage", "versions", "zoo"},
     "report": {"core", "errors"},
-    "workflows": {"__init__", "bids", "core", "engines", "errors", "file_steps", "headers", "images"}
+    "workflows": {
+        "__init__",
+        "bids",
+        "core",
+        "engines",
+        "environment",
+        "errors",
+        "file_steps",
+        "headers",
+        "images",
+    }
     | {"inference", "record", "report", "settings", "step_files", "steps", "storage", "zoo"},
     "cli": {"__init__", "bids", "core", "errors", "headers"}
     | {"inference", "settings", "storage", "workflows", "zoo"},

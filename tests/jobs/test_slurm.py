@@ -88,7 +88,7 @@ def test_interrupt_while_waiting(cluster, break_tasks, choice, left):
     with subprocess.Popen([*command, "--on-interrupt", choice], stdout=subprocess.PIPE, text=True) as process:
         cluster.wait_for_marks("00")
         process.send_signal(signal.SIGINT)
-        said = process.communicate()[0]
+        said = process.communicate(timeout=100)[0]
     assert process.returncode == 130
     assert ("Left job" if left else "Cancelled job") in said
     if left:
