@@ -29,17 +29,21 @@ import nibabel as nib
 import numpy as np
 from nibabel.processing import conform as nibabel_conform
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from brainchop_pipe.bids.environment import environment_record
+from brainchop_pipe.core.bias import correct_bias
 from brainchop_pipe.core.components import largest_component
 from brainchop_pipe.core.conform import conform, restore_labels, restore_probability
-from brainchop_pipe.core.grid import Volume, conformed_grid, voxel_from_voxel
+from brainchop_pipe.core.grid import Grid, Volume, conformed_grid, voxel_from_voxel
+from brainchop_pipe.core.intensity import white_matter_level
 from brainchop_pipe.core.tiles import head_box
 from brainchop_pipe.images import read_image
 from brainchop_pipe.inference.card_input import WholeVolume
 from brainchop_pipe.inference.session import available_devices
-from brainchop_pipe.settings import available_cpus
-from brainchop_pipe.steps import load_model, output_grid
+from brainchop_pipe.record import Clock
+from brainchop_pipe.settings import Processing, available_cpus
+from brainchop_pipe.steps import load_model, output_grid, run_model
 from brainchop_pipe.zoo.catalog import shipped_models
 
 from .layers import convolutions, gflop
@@ -49,10 +53,12 @@ from .upstream import upstream_cost, upstream_extrapolated, write_model
 
 HEADS = SHARED / "data" / "heads"
 ECOG = HEADS / "sub-ecog" / "anat" / "sub-ecog_T1w.nii.gz"
+# Title → file, and by how many degrees its grid is turned about each axis.
 IMAGES = {
-    "1 mm, 256³, uint8": ECOG,
-    "oblique, 2 mm": HEADS / "sub-oblique" / "anat" / "sub-oblique_T1w.nii.gz",
-    "0.5 mm, 38 million voxels": HEADS / "sub-uih" / "anat" / "sub-uih_T1w.nii.gz",
+    "1 mm, 256³": (ECOG, 0),
+    "1 mm, 256³, turned": (ECOG, 10),
+    "oblique, 2 mm": (HEADS / "sub-oblique" / "anat" / "sub-oblique_T1w.nii.gz", 0),
+    "0.5 mm, 38 million voxels": (HEADS / "sub-uih" / "anat" / "sub-uih_T1w.nii.gz", 0),
 }
 REPOSITORY = Path(__file__).parents[2]
 
@@ -72,18 +78,33 @@ def peak_gflops(rounds: int) -> float:
     return 2 * 4096**3 / min(timed(lambda: one @ one)[0] for _ in range(rounds + 2)) / 1e9
 
 
-def stage_works(path: Path) -> dict[str, Callable[[], object]]:
+def find_brain(conformed: Volume) -> np.ndarray:
+    """Give a mask of the brain, by the fastest model."""
+    processing = Processing(threads=available_cpus())
+    prediction, _ = run_model((conformed,), load_model("mask_fast"), processing, None, Clock())
+    return prediction.labels.voxels > 0
+
+
+def stage_works(path: Path, degrees: float) -> dict[str, Callable[[], object]]:
     """What is to be timed for an image, by name."""
     image = read_image(path).volume
+    affine = image.grid.affine.copy()
+    affine[:3, :3] = Rotation.from_euler("xyz", [degrees] * 3, degrees=True).as_matrix() @ affine[:3, :3]
+    image = Volume(image.voxels, Grid(image.grid.shape, affine))
     conformed = conform(image).volume
     target = conformed_grid(image.grid)
     matrix = voxel_from_voxel(image.grid, target)
+    brain = find_brain(conformed)
     # Maps that look like those of a tissue model.
     tissues = Volume(
-        np.digitize(ndimage.gaussian_filter(conformed.voxels, 1), (60, 110)).astype(np.uint8), conformed.grid
+        (brain + np.digitize(ndimage.gaussian_filter(conformed.voxels, 1), (60, 110)) * brain).astype(
+            np.uint8
+        ),
+        conformed.grid,
     )
-    probability = Volume((conformed.voxels / 255).astype(np.float32), conformed.grid)
+    probability = Volume((conformed.voxels / 255 * brain).astype(np.float32), conformed.grid)
     original = output_grid(image.grid, "ras")
+    even = correct_bias(conformed.voxels, brain)
     loaded = nib.Nifti1Image(image.voxels.astype(np.float32), image.grid.affine)
     return {
         "read": lambda: read_image(path),
@@ -96,6 +117,8 @@ def stage_works(path: Path) -> dict[str, Callable[[], object]]:
         "restore a probability": lambda: restore_probability(probability, original),
         "largest component": lambda: largest_component(tissues.voxels),
         "  scipy label": lambda: ndimage.label(tissues.voxels, np.ones((3, 3, 3))),
+        "bias field (N4)": lambda: correct_bias(conformed.voxels, brain),
+        "white-matter level": lambda: white_matter_level(even[brain]),
         "  cc3d alone": lambda: cc3d.connected_components(tissues.voxels > 0),
     }
 
@@ -103,8 +126,8 @@ def stage_works(path: Path) -> dict[str, Callable[[], object]]:
 def stages(rounds: int) -> list[Row]:
     """Rows of all images and stages."""
     rows = []
-    for title, path in IMAGES.items():
-        works = stage_works(path)
+    for title, (path, degrees) in IMAGES.items():
+        works = stage_works(path, degrees)
         found = defaultdict(list)
         for _ in range(rounds):
             for name, work in works.items():
@@ -193,13 +216,14 @@ def commands(names: list[str], rounds: int, upstream: Path | None, extrapolated:
         folders = {
             name: write_model(name, Path(place) / "upstream" / name)
             for name in names
-            if upstream and name not in extrapolated
+            if upstream and name not in extrapolated and "+" not in name
         }
         for turn in range(rounds):
             for name in names:
+                models = name.split("+")
                 for prepare in ("none", "auto"):
                     out = Path(place) / f"{name} {prepare} {turn}"
-                    options = ["--models", name, "--prepare", prepare, "-o", out]
+                    options = ["--models", *models, "--prepare", prepare, "-o", out]
                     program = Path(sys.executable).parent / "brainchop"
                     found[name, f"ours, --prepare {prepare}"].append(
                         cost_of([program, "segment", ECOG, *options])[:3]
@@ -208,7 +232,7 @@ def commands(names: list[str], rounds: int, upstream: Path | None, extrapolated:
                     if turn == 0:
                         cost_of_layers = upstream_extrapolated(upstream, name, ECOG, Path(place))
                         found[name, "upstream (tinygrad), extrapolated from layers"].append(cost_of_layers)
-                elif upstream is not None:
+                elif upstream is not None and len(models) == 1:
                     cost = upstream_cost(upstream, folders[name], ECOG, Path(place))
                     found[name, "upstream (tinygrad)"].append(cost[:3])
                     sys.stderr.write(f"{name}: upstream {cost.wall_s:.0f} s\n")
@@ -240,7 +264,12 @@ def main() -> None:
     parts = ("machine", "stages", "networks", "commands")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", nargs="+", default=list(shipped_models()))
-    parser.add_argument("--commands-of", nargs="+", default=["tissue_fast", "subcortical", "mindgrab"])
+    parser.add_argument(
+        "--commands-of",
+        nargs="+",
+        default=["tissue_fast", "subcortical", "mindgrab", "mindgrab+tissue"],
+        help="models, or several at once with + between",
+    )
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--upstream", type=Path, help="virtual environment with brainchop of PyPI")
     parser.add_argument(

@@ -92,20 +92,20 @@ def _model_sentence(model: ModelRecord, references: _References) -> str:
 
 def _preparations(records: tuple[ProvenanceRecord, ...], references: _References) -> list[str]:
     """Say which models saw a prepared image, and whose masks were used."""
-    corrected: dict[str, str] = {}
+    # Without what is there twice, and in their order.
+    corrected: dict[str, None] = {}
     masked: dict[str, None] = {}
     for record in records:
         for name, execution in record.execution.items():
             if "N4" in execution.preparation:
-                corrected[name] = record.versions.get("SimpleITK", "")
+                corrected[name] = None
             elif execution.preparation:
                 masked[name] = None
     sentences = []
     if corrected:
-        tool = " and ".join(filter(None, dict.fromkeys(corrected.values())))
         sentences.append(
             f"For {_listed(corrected)} the brain was masked, its bias field corrected with N4"
-            f"{references.cite(_N4)} (SimpleITK {tool}) and its white matter brought to one level."
+            f"{references.cite(_N4)} and its white matter brought to one level."
         )
     if masked:
         sentences.append(f"For {_listed(masked)} what lies outside of the brain was set to 0.")

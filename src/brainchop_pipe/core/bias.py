@@ -1,19 +1,15 @@
 """The receive field of the coil: what makes the same tissue bright here and dark there."""
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - the name that everybody gives it
 
-from brainchop_pipe.core.grid import Shape3, Volume
+from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.core.n4 import evaluate, log_field_control_points
 from brainchop_pipe.core.resample import support_box
 
 # Distance between the points of the field's estimate: at 4 mm the field of a coil is still
-# smooth, and the iterations cost seconds rather than minutes.
+# smooth.
 _LATTICE_MM = 4.0
 _ITERATIONS = (50, 50, 30, 20)
-
-# Each number of threads has its own roundings (one grey level here and there), so it is the
-# same on all machines; those with fewer processors take the threads in turn.
-_THREADS = 4
 
 
 def correct_bias(voxels: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -35,7 +31,7 @@ def correct_bias(voxels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     box = support_box(mask)
     if box is not None:
         head, brain = voxels[box].astype(np.float32), mask[box]
-        out[box] = head / _estimate(head, brain, (1.0, 1.0, 1.0)) * brain
+        out[box] = head / _estimate(head, brain, [round(_LATTICE_MM)] * 3) * brain
     return out
 
 
@@ -57,59 +53,40 @@ def bias_field(image: Volume, mask: np.ndarray) -> np.ndarray:
     box = support_box(mask)
     if box is None:
         return np.ones(mask.shape, np.float32)
-    field = _estimate(image.voxels[box].astype(np.float32), mask[box], image.grid.spacing_mm)
+    steps = [max(1, round(_LATTICE_MM / spacing)) for spacing in image.grid.spacing_mm]
+    field = _estimate(image.voxels[box].astype(np.float32), mask[box], steps)
     around = [(s.start, n - s.stop) for s, n in zip(box, mask.shape, strict=True)]
     return np.pad(field, around, mode="edge")
 
 
-def _estimate(head: np.ndarray, brain: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+def _estimate(head: np.ndarray, brain: np.ndarray, steps: list[int]) -> np.ndarray:
     """Estimate the field twice, the second time what the first left over; give it for every voxel, float32.
 
     One pass stops before it has flattened a steep field (made ones of ±40 % left ±7 %
     behind in three heads, two passes ±3 to ±5 %), and it sees one voxel in 64: the second
     sees those in the middle between them, so that less depends on which ones they are.
+    `steps` are voxels from one of the lattice to the next.
     """
-    steps = [max(1, round(_LATTICE_MM / s)) for s in spacing_mm]
     # Room for a lattice that ends on voxels, and for its like half a step further on.
     around = [(f // 2, f - f // 2 + (1 - n - f) % f) for f, n in zip(steps, head.shape, strict=True)]
     dark, brain = np.pad(head, around), np.pad(brain, around)
     log_field = np.zeros(dark.shape, np.float32)
     for starts in ([0, 0, 0], [f // 2 for f in steps]):
-        log_field += _one_pass(dark / np.exp(log_field), brain, starts, steps, spacing_mm)
+        log_field += _one_pass(dark / np.exp(log_field), brain, starts, steps)
     # Each pass moves the scale a little, which is no part of a field.
     log_field -= log_field[brain].mean(dtype=np.float64)
     i, j, k = (slice(low, n - high) for (low, high), n in zip(around, dark.shape, strict=True))
     return np.asarray(np.exp(log_field[i, j, k]))
 
 
-def _one_pass(
-    head: np.ndarray,
-    brain: np.ndarray,
-    starts: list[int],
-    steps: list[int],
-    spacing_mm: tuple[float, float, float],
-) -> np.ndarray:
-    """Estimate the logarithm of the field from every `steps`-th voxel, and give it for all.
-
-    Source: N4 (Tustison et al. 2010, doi:10.1109/TMI.2010.2046908) of SimpleITK with
-    its defaults but for the iterations.
-    """
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(_THREADS)
-    i, j, k = (
+def _one_pass(head: np.ndarray, brain: np.ndarray, starts: list[int], steps: list[int]) -> np.ndarray:
+    """Estimate the logarithm of the field from every `steps`-th voxel, and give it for all."""
+    lattice = tuple(
         slice(start, n - step + start + 1, step)
         for start, step, n in zip(starts, steps, head.shape, strict=True)
     )
-    image = sitk.GetImageFromArray(head[i, j, k])
-    mask = sitk.GetImageFromArray(brain[i, j, k].astype(np.uint8))
-    counts = image.GetSize()[::-1]
-    fine: Shape3 = tuple((c - 1) * f + 1 for c, f in zip(counts, steps, strict=True))
-    whole = sitk.Image(fine[::-1], sitk.sitkFloat32)
-    for each, factors in ((image, steps), (mask, steps), (whole, [1, 1, 1])):
-        # SimpleITK counts the axes of an array from the last one.
-        each.SetSpacing([f * s for f, s in zip(factors, spacing_mm, strict=True)][::-1])
-    correction = sitk.N4BiasFieldCorrectionImageFilter()
-    correction.SetMaximumNumberOfIterations(_ITERATIONS)
-    correction.Execute(image, mask)
-    log_field = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(whole)).astype(np.float32)
-    border = [(a, n - a - m) for a, n, m in zip(starts, head.shape, fine, strict=True)]
-    return np.pad(log_field, border, mode="edge")
+    points = log_field_control_points(head[lattice], brain[lattice], _ITERATIONS)
+    counts = brain[lattice].shape
+    reach = [(count - 1) * step + 1 for count, step in zip(counts, steps, strict=True)]
+    border = [(a, n - a - m) for a, n, m in zip(starts, head.shape, reach, strict=True)]
+    return np.pad(evaluate(points, reach).astype(np.float32), border, mode="edge")
