@@ -81,7 +81,7 @@ def conform(image: Volume) -> Conformed:
     target = conformed_grid(image.grid, shift)
     voxels = resample_linear(image, target, EXACT_VOXELS)
     if image.voxels.dtype == np.uint8:
-        scaled = np.rint(voxels).astype(np.uint8)
+        scaled = np.rint(voxels, out=voxels).astype(np.uint8)
     else:
         scaled = scale_to_uint8(voxels, *robust_range(image.voxels))
     if scaled.min() == scaled.max():
@@ -141,7 +141,8 @@ def restore_probability(probability: Volume, target: Grid) -> np.ndarray:
     float32, shape `target.shape`, 0 to 1
         0 outside the models' box.
     """
-    return np.asarray(resample_linear(probability, target).clip(0, 1))
+    # Convex combinations: what is from 0 to 1 stays so.
+    return resample_linear(probability, target)
 
 
 def _fit_box(image: Volume) -> tuple[tuple[int, int, int], tuple[str, ...]]:

@@ -5,6 +5,7 @@ result for any number of them. What it does not know (an exact border, tolerance
 rounding of headers, votes of labels) is added here.
 """
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -51,9 +52,15 @@ def resample_linear(
         as in FreeSurfer and in ``scipy.ndimage`` with ``mode="constant"``. Exact
         where voxel centres coincide and the two spacings are multiples of each other.
     """
+    support = support_box(source.voxels)
+    if support is None:
+        return np.zeros(target.shape, np.float32)
+    seen = source.voxels[support]
     matrix = _snapped(voxel_from_voxel(source.grid, target), target.shape)
-    out = _walk(source.voxels, matrix, target.shape, sitk.sitkLinear, sitk.sitkFloat32)
-    _clear_beyond(out, matrix, source.grid.shape, edge_tolerance_voxels)
+    matrix[:3, 3] -= [s.start for s in support]
+    out = _walk(seen, matrix, target.shape, sitk.sitkLinear, sitk.sitkFloat32)
+    reach = _reach(matrix, seen.shape, target.shape)
+    _clear_beyond(out[reach], _from(reach, matrix), seen.shape, edge_tolerance_voxels)
     return out
 
 
@@ -224,8 +231,46 @@ def _walk(
     Returns
     -------
     shape `shape`, in C order
-        float32 where `kind` says so, else dtype of `voxels`.
+        float32 where `kind` says so, else dtype of `voxels`. What lies beyond is never
+        written: where that is much, it costs nothing.
     """
+    reach = _reach(source_from_target, voxels.shape, shape)
+    found = _image_of(
+        voxels, _from(reach, source_from_target), [s.stop - s.start for s in reach], interpolator, kind
+    )
+    part = sitk.GetArrayViewFromImage(found)
+    out = np.zeros(shape, part.dtype)
+    out[reach] = part
+    return out
+
+
+def _reach(source_from_target: np.ndarray, source_shape: tuple[int, ...], shape: Shape3) -> Box:
+    """Give the box of target voxels outside of which all lie beyond the source; at least one voxel."""
+    # A voxel more than the half one that counts, for all roundings.
+    corners = np.array([*product(*((-1, n) for n in source_shape))], float)
+    matrix = np.linalg.inv(source_from_target)
+    positions = corners @ matrix[:3, :3].T + matrix[:3, 3]
+    low = np.floor(positions.min(axis=0)).clip(0, np.array(shape) - 1).astype(int)
+    high = np.ceil(positions.max(axis=0)).clip(low, np.array(shape) - 1).astype(int) + 1
+    i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return i, j, k
+
+
+def _from(box: Box, source_from_target: np.ndarray) -> np.ndarray:
+    """Give source positions from the indices of a box of the target."""
+    moved = source_from_target.copy()
+    moved[:3, 3] += source_from_target[:3, :3] @ [s.start for s in box]
+    return moved
+
+
+def _image_of(
+    voxels: np.ndarray,
+    source_from_target: np.ndarray,
+    shape: Sequence[int],
+    interpolator: int,
+    kind: int | None,
+) -> sitk.Image:
+    """Give all voxels of a target as SimpleITK has them."""
     # SimpleITK counts the axes of an array from the last one.
     is_fortran = voxels.flags.f_contiguous and not voxels.flags.c_contiguous
     image = sitk.GetImageFromArray(_known_to_sitk(voxels.T if is_fortran else voxels))
@@ -243,7 +288,7 @@ def _walk(
     resampler.SetDefaultPixelValue(0)
     if kind is not None:
         resampler.SetOutputPixelType(kind)
-    return np.asarray(sitk.GetArrayFromImage(resampler.Execute(image)))
+    return resampler.Execute(image)
 
 
 def _known_to_sitk(voxels: np.ndarray) -> np.ndarray:
