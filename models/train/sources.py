@@ -1,0 +1,192 @@
+"""Where training gets its heads: label maps, and a user's own images with labels."""
+
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from brainchop_pipe.core.components import largest_component
+from brainchop_pipe.core.conform import conform
+from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.core.resample import resample_nearest
+from brainchop_pipe.errors import InputError, UsageError
+from brainchop_pipe.images import read_image
+from brainchop_pipe.models.train.making import Example, make_example, vary_pair
+from brainchop_pipe.models.train.settings import Data, Making
+from brainchop_pipe.models.train.structures import INDEX, TISSUE_OF, structures_of
+
+# Numbers that keep the seeds of training, of looking at what was left out, and of evaluation apart.
+TRAINING, CHECKING = 0, 1
+
+# Fluid this far below the lowest voxel of brain stem and cerebellum is still within the skull.
+_BELOW_BRAIN_MM = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A conformed image (float32, 0 to 255) and its tissues (uint8), same shape."""
+
+    image: Tensor
+    tissues: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """What images can be made from.
+
+    Parameters
+    ----------
+    maps : dict of str to Tensor
+        Structures, uint8, conformed, by the name of the file.
+    pairs : tuple of Pair
+    """
+
+    maps: dict[str, Tensor]
+    pairs: tuple[Pair, ...]
+
+
+def read_heads(data: Data, folder: Path) -> tuple[Heads, Heads]:
+    """Read what training sees, and what it never sees.
+
+    Parameters
+    ----------
+    data : Data
+    folder : Path
+        Where relative paths start.
+
+    Raises
+    ------
+    UsageError
+        There is nothing to train on, nothing is left out, or a map to leave out is not there.
+    InputError
+        A label map has unknown numbers, or is no head.
+    """
+    paths = [Path(p) for pattern in data.label_maps for p in sorted(glob(str(folder / pattern)))]
+    absent = set(data.left_out) - {_name(path) for path in paths}
+    if absent:
+        raise UsageError(f"maps to leave out are not there: {', '.join(sorted(absent))}")
+    maps = {_name(path): read_label_map(path) for path in paths}
+    seen = Heads({n: m for n, m in maps.items() if n not in data.left_out}, _read_pairs(data.pairs, folder))
+    kept = Heads({n: maps[n] for n in data.left_out}, _read_pairs(data.left_out_pairs, folder))
+    for heads, what in ((seen, "to train on"), (kept, "left out, to see how training goes")):
+        if not heads.maps and not heads.pairs:
+            raise UsageError(f"the configuration names no label maps or pairs {what}")
+    return seen, kept
+
+
+def read_label_map(path: Path) -> Tensor:
+    """Read a label map as structures on the conformed lattice."""
+    volume = read_image(path).volume
+    conformed = resample_nearest(
+        Volume(volume.voxels.astype(np.int32), volume.grid), conform(volume).volume.grid
+    )
+    return torch.from_numpy(without_spine(one_brain(structures_of(conformed))))
+
+
+def one_brain(structures: np.ndarray) -> np.ndarray:
+    """Make air of stray specks: what has a tissue, and is not connected with the brain.
+
+    Raises
+    ------
+    InputError
+        No voxel has a tissue.
+    """
+    brain = TISSUE_OF[structures] > 0
+    if not brain.any():
+        raise InputError("a label map has no grey or white matter; give labels of a head")
+    return np.where(brain & ~largest_component(brain), np.uint8(0), structures)
+
+
+def without_spine(structures: np.ndarray) -> np.ndarray:
+    """Take the fluid around the spinal cord out of the brain: masks end at the skull's base.
+
+    Parameters
+    ----------
+    structures : uint8, shape (I, J, K)
+        Conformed, so that the second axis leads down.
+    """
+    stem = np.isin(structures, [INDEX["brain stem"], INDEX["cerebellar cortex"]])
+    rows = np.flatnonzero(stem.any(axis=(0, 2)))
+    if not len(rows):
+        return structures
+    below = np.arange(structures.shape[1])[None, :, None] > rows[-1] + _BELOW_BRAIN_MM
+    fluid = structures == INDEX["fluid around the brain"]
+    return np.where(fluid & below, np.uint8(INDEX["fluid around the cord"]), structures)
+
+
+def read_pair(image_path: Path, labels_path: Path) -> Pair:
+    """Read an image and its labels: FreeSurfer's, or the tissues of this package's tissue maps.
+
+    Raises
+    ------
+    InputError
+        The labels have unknown numbers, or lie elsewhere.
+    """
+    image = conform(read_image(image_path).volume).volume
+    given = read_image(labels_path).volume
+    labels = resample_nearest(Volume(given.voxels.astype(np.int32), given.grid), image.grid)
+    if not labels.any():
+        raise InputError(f"{labels_path.name} has no label in the place of {image_path.name}")
+    if labels.max() <= len(_TISSUE_MAP) - 1:
+        tissues = _TISSUE_MAP[labels]
+    else:
+        tissues = TISSUE_OF[structures_of(labels)]
+    return Pair(torch.from_numpy(image.voxels.astype(np.float32)), torch.from_numpy(tissues))
+
+
+# Labels of `*_dseg.nii.gz`, 1 = GM, 2 = WM, 3 = CSF, as indices of TISSUES.
+_TISSUE_MAP = np.array([0, 2, 1, 3], np.uint8)
+
+
+class Examples(Dataset[Example]):
+    """Images made one after the other; the number of an image and the seed decide what it is.
+
+    Parameters
+    ----------
+    heads : Heads
+    making : Making
+    pair_share : float
+    seed : tuple of int
+    count : int
+    first : int
+        Number of the first, where training goes on.
+    """
+
+    def __init__(
+        self,
+        heads: Heads,
+        making: Making,
+        pair_share: float,
+        seed: tuple[int, ...],
+        count: int,
+        first: int = 0,
+    ) -> None:
+        self._heads, self._making, self._pair_share = heads, making, pair_share
+        self._seed, self._count, self._first = seed, count, first
+        self._maps = list(heads.maps.values())
+
+    def __len__(self) -> int:
+        return self._count - self._first
+
+    def __getitem__(self, index: int) -> Example:
+        if index >= len(self):
+            raise IndexError(index)
+        seed = (*self._seed, self._first + index)
+        rng = np.random.default_rng((*seed, 0))
+        pairs = self._heads.pairs
+        if pairs and (not self._maps or rng.random() < self._pair_share):
+            pair = pairs[rng.integers(len(pairs))]
+            return vary_pair(pair.image, pair.tissues, self._making, (*seed, 1))
+        return make_example(self._maps[rng.integers(len(self._maps))], self._making, (*seed, 1))
+
+
+def _read_pairs(pairs: tuple[tuple[str, str], ...], folder: Path) -> tuple[Pair, ...]:
+    return tuple(read_pair(folder / image, folder / labels) for image, labels in pairs)
+
+
+def _name(path: Path) -> str:
+    return path.name.split(".")[0]
