@@ -56,9 +56,7 @@ class Training:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        save_checkpoint(
-            self.folder, self.settings, self.network, self.average, self.optimizer, self.progress
-        )
+        save_checkpoint(self.folder, self.settings, self.network, self.average, self.optimizer, self.progress)
 
     def step(self, example: Example) -> float:
         """Fit to one image; give the loss before."""

@@ -51,7 +51,9 @@ class Network(_Part):
     """The network: a body at 2 mm, and its refinement at 1 mm."""
 
     body: Literal["unet", "meshnet"] = "unet"
-    widths: tuple[int, ...] = Field((16, 32, 64, 128), description="Channels at 2, 4, 8, ... mm; MeshNet: one")
+    widths: tuple[int, ...] = Field(
+        (16, 32, 64, 128), description="Channels at 2, 4, 8, ... mm; MeshNet: one"
+    )
     dilations: tuple[int, ...] = Field((1, 2, 4, 8, 4, 2, 1), description="Of a MeshNet")
     refining: int = Field(8, description="Channels at 1 mm")
 
@@ -65,7 +67,9 @@ class Fitting(_Part):
     decay: int = Field(1500, description="Steps at the end over which the learning rate falls to 0")
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
-    average: float = Field(0.995, description="Decay of the running average of weights, which is what is kept")
+    average: float = Field(
+        0.995, description="Decay of the running average of weights, which is what is kept"
+    )
     patch: int = Field(80, description="Edge of the cube that is refined in a step, even")
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     workers: int = Field(1, description="Processes that make images")
