@@ -7,6 +7,7 @@ from pathlib import Path
 
 from brainchop_pipe.models.train.fitting import Training
 from brainchop_pipe.models.train.settings import read_settings
+from brainchop_pipe.models.train.sources import read_heads
 
 
 def main() -> None:
@@ -27,7 +28,8 @@ def _fit(given: argparse.Namespace) -> None:
     if given.steps:
         fitting = settings.fitting.model_copy(update={"steps": given.steps})
         settings = settings.model_copy(update={"fitting": fitting})
-    Training(settings, given.folder).run(_show)
+    heads = read_heads(settings.data, given.config.parent)
+    Training(settings, given.folder).run(*heads, _show)
 
 
 def _show(line: dict[str, float]) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from brainchop_pipe.models.train.settings import Settings
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from brainchop_pipe.errors import MissingInputError, UsageError
-from brainchop_pipe.models.train.settings import Settings
 from brainchop_pipe.storage import write_whole
 
 NAME = "checkpoint.safetensors"

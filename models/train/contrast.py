@@ -1,7 +1,6 @@
 """Grey levels of structures: entirely random, or in the order that a kind of image has."""
 
 import numpy as np
-
 from brainchop_pipe.models.train.structures import FLUID, GREY, INDEX, STRUCTURES, TISSUE_OF, WHITE
 
 Range = tuple[float, float]
@@ -83,7 +82,7 @@ def grey_levels(kind: str, rng: np.random.Generator) -> np.ndarray:
         # Structures of a tissue are alike in most images, but not in all.
         spread = rng.choice([0.02, 0.08, 0.3], p=[0.4, 0.4, 0.2])
         for tissue in _TISSUE_KEYS:
-            inside = TISSUE_OF == tissue
+            inside = tissue == TISSUE_OF
             levels[inside] = rng.uniform(0.05, 1.0) + rng.normal(0, spread, inside.sum())
     else:
         _set_plausible(levels, _KINDS[kind], rng)

@@ -2,14 +2,13 @@
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
-
 from brainchop_pipe.models.train.fields import blur, smooth_field
 from brainchop_pipe.models.train.settings import Making
 from brainchop_pipe.models.train.structures import TISSUE_OF
+from torch import Tensor
+from torch.nn import functional
 
-# Share of the voxels that are not 0 below whose level an image is spread over the grey levels, as conforming does.
+# As conforming does: the level below which this share of what is not 0 lies becomes the brightest.
 _TOP = 0.999
 _SAMPLING = 4
 

@@ -4,12 +4,12 @@ import statistics
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
-
-from brainchop_pipe.core.metrics import dice
 from brainchop_pipe.models.train.making import MULTIPLE, Example
 from brainchop_pipe.models.train.network import Segmenter, with_background
 from brainchop_pipe.models.train.structures import TISSUES
+from torch import Tensor
+
+from brainchop_pipe.core.metrics import dice
 
 
 def segment(network: Segmenter, image: Tensor) -> Tensor:

@@ -7,10 +7,9 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import torch
+from brainchop_pipe.models.train.network import SCORES, SPACING, Segmenter
 from onnx import TensorProto, compose, helper, numpy_helper
 from torch import Tensor, nn
-
-from brainchop_pipe.models.train.network import SCORES, SPACING, Segmenter
 
 OPSET = 17
 INPUT, OUTPUT = "volume", "logits"
@@ -106,7 +105,7 @@ def _traced(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], out
 
 
 def _brain_box(nodes: _Nodes) -> tuple[str, str, str]:
-    """Add nodes that find the box of the brain, with a margin: first and last voxels of 2 mm, and the size."""
+    """Add nodes that find the box of the brain, in voxels of 2 mm: first, behind the last, size of all."""
     nodes.add("ReduceMax", ["coarse"], "box/score", axes=[1], keepdims=1)
     nodes.add("Greater", ["box/score", nodes.constant("box/zero", np.float32(0))], "box/brain")
     nodes.add("Cast", ["box/brain"], "box/inside", to=TensorProto.FLOAT)

@@ -10,16 +10,15 @@ from types import FrameType
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-
 from brainchop_pipe.models.train.checkpoint import Average, Progress, load_checkpoint, save_checkpoint
 from brainchop_pipe.models.train.evaluation import evaluate
 from brainchop_pipe.models.train.loss import disagreement, one_hot, shares
 from brainchop_pipe.models.train.making import Example
 from brainchop_pipe.models.train.network import SPACING, Segmenter
 from brainchop_pipe.models.train.settings import Fitting, Settings
-from brainchop_pipe.models.train.sources import CHECKING, TRAINING, Examples, Heads, read_heads
+from brainchop_pipe.models.train.sources import CHECKING, TRAINING, Examples, Heads
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 logger = logging.getLogger(__name__)
 
@@ -86,16 +85,17 @@ class Training:
         network.load_state_dict(self.average.weights)
         return network
 
-    def run(self, show: Callable[[dict[str, float]], None]) -> None:
+    def run(self, seen: Heads, kept: Heads, show: Callable[[dict[str, float]], None]) -> None:
         """Go on to the last step; SIGTERM and Ctrl-C end it with a checkpoint.
 
         Parameters
         ----------
+        seen, kept : Heads
+            What is trained on, and what is left out to see how training goes.
         show : function of a dict
             Gets each line of the history.
         """
-        fitting, data = self.settings.fitting, self.settings.data
-        seen, kept = read_heads(data, Path())
+        fitting = self.settings.fitting
         loader = _loader(seen, self.settings, self.progress.step)
         looks = Examples(kept, self.settings.making, 0.5, (fitting.seed, CHECKING), fitting.check_images)
         before = signal.signal(signal.SIGTERM, self._stop)

@@ -1,11 +1,10 @@
 """How far scores are from what they should be."""
 
 import torch
-from torch import Tensor
-from torch.nn import functional
-
 from brainchop_pipe.models.train.network import SPACING, with_background
 from brainchop_pipe.models.train.structures import TISSUES
+from torch import Tensor
+from torch.nn import functional
 
 _SMOOTH = 10.0
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from brainchop_pipe.models.train.contrast import grey_levels
 from brainchop_pipe.models.train.corruption import as_conformed, corrupt, crop_view, remove_parts
 from brainchop_pipe.models.train.fields import (
@@ -24,6 +22,7 @@ from brainchop_pipe.models.train.fields import (
 )
 from brainchop_pipe.models.train.settings import Making
 from brainchop_pipe.models.train.structures import INDEX, TISSUE_OF
+from torch import Tensor
 
 # The network halves its lattice four times.
 MULTIPLE = 16

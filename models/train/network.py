@@ -5,12 +5,12 @@ be compared. Sources: Ronneberger et al. (2015) U-Net, arXiv:1505.04597; Fedorov
 (2017) MeshNet, doi:10.1109/IJCNN.2017.7966333.
 """
 
+from itertools import pairwise
 from typing import cast
 
 import torch
-from torch import Tensor, nn
-
 from brainchop_pipe.models.train import settings
+from torch import Tensor, nn
 
 # Background has the score 0; each tissue a score relative to it.
 SCORES = 3
@@ -60,7 +60,7 @@ class UNet(nn.Module):
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        steps = list(zip(widths[:-1], widths[1:], strict=True))
+        steps = list(pairwise(widths))
         self.first = Unit(widths[0], widths[0])
         self.down = nn.ModuleList(
             nn.Sequential(Halve(low, high), Unit(high, high), Unit(high, high)) for low, high in steps

@@ -1,11 +1,13 @@
 """Where training gets its heads: label maps, and a user's own images with labels."""
 
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 
 import numpy as np
 import torch
+from brainchop_pipe.models.train.making import Example, make_example, vary_pair
+from brainchop_pipe.models.train.settings import Data, Making
+from brainchop_pipe.models.train.structures import INDEX, TISSUE_OF, structures_of
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -15,9 +17,6 @@ from brainchop_pipe.core.grid import Volume
 from brainchop_pipe.core.resample import resample_nearest
 from brainchop_pipe.errors import InputError, UsageError
 from brainchop_pipe.images import read_image
-from brainchop_pipe.models.train.making import Example, make_example, vary_pair
-from brainchop_pipe.models.train.settings import Data, Making
-from brainchop_pipe.models.train.structures import INDEX, TISSUE_OF, structures_of
 
 # Numbers that keep the seeds of training, of looking at what was left out, and of evaluation apart.
 TRAINING, CHECKING = 0, 1
@@ -65,10 +64,11 @@ def read_heads(data: Data, folder: Path) -> tuple[Heads, Heads]:
     InputError
         A label map has unknown numbers, or is no head.
     """
-    paths = [Path(p) for pattern in data.label_maps for p in sorted(glob(str(folder / pattern)))]
+    places = [folder / pattern for pattern in data.label_maps]
+    paths = [path for place in places for path in sorted(place.parent.glob(place.name))]
     absent = set(data.left_out) - {_name(path) for path in paths}
     if absent:
-        raise UsageError(f"maps to leave out are not there: {', '.join(sorted(absent))}")
+        raise UsageError(f"label maps to leave out are not there: {', '.join(sorted(absent))}")
     maps = {_name(path): read_label_map(path) for path in paths}
     seen = Heads({n: m for n, m in maps.items() if n not in data.left_out}, _read_pairs(data.pairs, folder))
     kept = Heads({n: maps[n] for n in data.left_out}, _read_pairs(data.left_out_pairs, folder))
