@@ -80,6 +80,29 @@ class Fitting(_Part):
     check_images: int = 8
 
 
+class Card(_Part):
+    """What the exported model's card says that the network does not tell; see ``models/README.md``."""
+
+    name: str = "mine"
+    version: str = "1"
+    title: str = "Brain and tissues, any contrast"
+    description: str = "Brain with the CSF around it, and its grey matter, white matter and CSF."
+    intended_use: str = "Research. Not for clinical use."
+    training_data: str = Field("", description="Sources; how many images and how long is added")
+    modalities: tuple[str, ...] = ("T1w", "T2w", "FLAIR", "PDw")
+    license_id: str = "MIT"
+    license_url: str = "https://opensource.org/license/mit"
+    citations: tuple[str, ...] = ()
+    crop_threshold: int = 20
+    crop_margin: int = 16
+    crop_agreement: float = Field(
+        0.99, description="Measured by you: labels within the head's box as without"
+    )
+    crop_measured_on: str = "not measured"
+    full_gb: float = 2.0
+    cropped_gb: float = 1.0
+
+
 class Settings(_Part):
     """All of it."""
 
@@ -87,6 +110,7 @@ class Settings(_Part):
     making: Making = Making()
     network: Network = Network()
     fitting: Fitting = Fitting()
+    card: Card = Card()
 
 
 def read_settings(path: Path) -> Settings:

@@ -19,7 +19,7 @@ from brainchop_pipe.errors import InputError, UsageError
 from brainchop_pipe.images import read_image
 
 # Numbers that keep the seeds of training, of looking at what was left out, and of evaluation apart.
-TRAINING, CHECKING = 0, 1
+TRAINING, CHECKING, EVALUATING = 0, 1, 3
 
 # Fluid this far below the lowest voxel of brain stem and cerebellum is still within the skull.
 _BELOW_BRAIN_MM = 2

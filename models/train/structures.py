@@ -83,4 +83,4 @@ def structures_of(labels: np.ndarray) -> np.ndarray:
     if (found == 255).any():
         unknown = np.unique(labels[found == 255])[:10].tolist()
         raise InputError(f"a label map has the numbers {unknown}; give FreeSurfer's, or extend STRUCTURES")
-    return found
+    return np.asarray(found)
