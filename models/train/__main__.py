@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from brainchop_pipe.models.train.card import export
@@ -107,7 +107,7 @@ def _network(folder: Path) -> Segmenter:
     return network
 
 
-def _show(line: dict[str, object]) -> None:
+def _show(line: Mapping[str, object]) -> None:
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 

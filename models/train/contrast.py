@@ -82,8 +82,8 @@ def grey_levels(kind: str, rng: np.random.Generator) -> np.ndarray:
         # Structures of a tissue are alike in most images, but not in all.
         spread = rng.choice([0.02, 0.08, 0.3], p=[0.4, 0.4, 0.2])
         for tissue in _TISSUE_KEYS:
-            inside = tissue == TISSUE_OF
-            levels[inside] = rng.uniform(0.05, 1.0) + rng.normal(0, spread, inside.sum())
+            inside = np.flatnonzero(tissue == TISSUE_OF)
+            levels[inside] = rng.uniform(0.05, 1.0) + rng.normal(0, spread, len(inside))
     else:
         _set_plausible(levels, _KINDS[kind], rng)
     levels[INDEX["fluid around the cord"]] = levels[INDEX["fluid around the brain"]]

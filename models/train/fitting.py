@@ -20,6 +20,8 @@ from brainchop_pipe.models.train.sources import CHECKING, TRAINING, Examples, He
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+Show = Callable[[dict[str, float]], None]
+
 logger = logging.getLogger(__name__)
 
 _LARGEST_GRADIENT = 1.0
@@ -81,11 +83,12 @@ class Training:
 
     def averaged(self) -> Segmenter:
         """Give a network with the averaged weights."""
-        network = Segmenter(self.settings.network).to(self.settings.fitting.device)
+        network = Segmenter(self.settings.network)
+        network.to(self.settings.fitting.device)
         network.load_state_dict(self.average.weights)
         return network
 
-    def run(self, seen: Heads, kept: Heads, show: Callable[[dict[str, float]], None]) -> None:
+    def run(self, seen: Heads, kept: Heads, show: Show) -> None:
         """Go on to the last step; SIGTERM and Ctrl-C end it with a checkpoint.
 
         Parameters
@@ -107,9 +110,7 @@ class Training:
             signal.signal(signal.SIGTERM, before)
             self.save()
 
-    def _follow(
-        self, loader: "DataLoader[Example]", looks: list[Example], show: Callable[[dict[str, float]], None]
-    ) -> None:
+    def _follow(self, loader: "DataLoader[Example]", looks: list[Example], show: Show) -> None:
         fitting, losses = self.settings.fitting, []
         started = saved = time.monotonic()
         earlier = self.progress.seconds

@@ -20,7 +20,7 @@ from brainchop_pipe.models.train.fields import (
     take_linear,
     take_nearest,
 )
-from brainchop_pipe.models.train.settings import Making
+from brainchop_pipe.models.train.settings import Kind, Making
 from brainchop_pipe.models.train.structures import INDEX, TISSUE_OF
 from torch import Tensor
 
@@ -84,7 +84,7 @@ def vary_pair(image: Tensor, tissues: Tensor, making: Making, seed: tuple[int, .
     return Example(as_conformed(moved), labels)
 
 
-def _shares(kinds: dict[str, float]) -> np.ndarray:
+def _shares(kinds: dict[Kind, float]) -> np.ndarray:
     shares = np.array(list(kinds.values()))
     return np.asarray(shares / shares.sum())
 
