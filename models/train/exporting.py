@@ -54,6 +54,13 @@ class _Nodes:
         self.constants.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
+    def number(self, value: int) -> str:
+        """Give a whole number of one element."""
+        name = f"number/{value}"
+        if name not in {constant.name for constant in self.constants}:
+            self.constant(name, np.array([value], np.int64))
+        return name
+
     def take_in(self, graph: Any) -> None:
         """Take over the nodes of another graph; its names must be others."""
         self.nodes.extend(graph.node)
@@ -131,14 +138,81 @@ def _brain_box(nodes: _Nodes) -> tuple[str, str, str]:
 
 
 def _refined_box(nodes: _Nodes, refinement: Any, low: str, high: str) -> str:
-    """Add the refinement of the box."""
-    two = nodes.constant("box/two", np.array([SPACING], np.int64))
-    axes = nodes.constant("box/axes", np.array(_SPATIAL, np.int64))
-    fine = [nodes.add("Mul", [end, two], f"{end}_fine") for end in (low, high)]
-    for name, ends in (("even", fine), ("features", [low, high]), ("coarse", [low, high])):
-        nodes.add("Slice", [name, *ends, axes], f"refine/{name}")
-    nodes.take_in(compose.add_prefix(refinement, "refine/").graph)
-    return "refine/fine"
+    """Add the refinement of the box: in slabs one after the other, each with a halo on both sides."""
+    first = nodes.add("Slice", [low, *_numbers(nodes, "slab/first", 0, 1, 0)], "slab/low")
+    last = nodes.add("Slice", [high, *_numbers(nodes, "slab/last", 0, 1, 0)], "slab/high")
+    extent = nodes.add("Sub", [last, first], "slab/extent")
+    edges = [first]
+    for slab in range(1, _SLABS):
+        share = nodes.add("Mul", [extent, nodes.number(slab)], f"slab/{slab}/multiple")
+        inside = nodes.add("Div", [share, nodes.number(_SLABS)], f"slab/{slab}/inside")
+        edges.append(nodes.add("Add", [first, inside], f"slab/{slab}/edge"))
+    edges.append(last)
+    beyond = [
+        nodes.add("Slice", [end, *_numbers(nodes, f"{end}/beyond", 1, 3, 0)], f"{end}/others")
+        for end in (low, high)
+    ]
+    found: list[str] = []
+    for slab in range(_SLABS):
+        core = (edges[slab], edges[slab + 1])
+        found.append(_slab(nodes, refinement, f"slab/{slab}/", core, (first, last), beyond, found))
+    return nodes.add("Concat", found, "slab/fine", axis=_SPATIAL[0])
+
+
+def _slab(
+    nodes: _Nodes,
+    refinement: Any,
+    prefix: str,
+    core: tuple[str, str],
+    limits: tuple[str, str],
+    others: list[str],
+    before: list[str],
+) -> str:
+    """Add the refinement of a slab along the first axis; it waits for the one before."""
+    halo = nodes.number(_HALO)
+    start = nodes.add(
+        "Max", [nodes.add("Sub", [core[0], halo], f"{prefix}above"), limits[0]], f"{prefix}start"
+    )
+    stop = nodes.add("Min", [nodes.add("Add", [core[1], halo], f"{prefix}below"), limits[1]], f"{prefix}stop")
+    if before:
+        start = nodes.add("Add", [start, _zero_after(nodes, before[-1], prefix)], f"{prefix}start_in_turn")
+    ends = [
+        nodes.add("Concat", [end, other], f"{prefix}end_{number}", axis=0)
+        for number, (end, other) in enumerate(zip((start, stop), others, strict=True))
+    ]
+    fine = [nodes.add("Mul", [end, nodes.number(SPACING)], f"{end}_fine") for end in ends]
+    axes = nodes.constant(f"{prefix}axes", np.array(_SPATIAL, np.int64))
+    part = compose.add_prefix(refinement, prefix).graph
+    for name, places in (("even", fine), ("features", ends), ("coarse", ends)):
+        nodes.add("Slice", [name, *places, axes], f"{prefix}{name}")
+    nodes.take_in(part)
+    inner = []
+    for end in core:
+        distance = nodes.add("Sub", [end, start], f"{prefix}{end}/distance")
+        inner.append(nodes.add("Mul", [distance, nodes.number(SPACING)], f"{prefix}{end}/inner"))
+    axis = nodes.constant(f"{prefix}axis", np.array([_SPATIAL[0]], np.int64))
+    return nodes.add("Slice", [f"{prefix}fine", *inner, axis], f"{prefix}core")
+
+
+def _zero_after(nodes: _Nodes, done: str, prefix: str) -> str:
+    """Add a 0 that is not known before a slab is done with.
+
+    onnxruntime orders nodes by itself, and would hold what all slabs need at once.
+    """
+    size = nodes.add("Shape", [done], f"{prefix}done", start=0, end=1)
+    corner = nodes.add("Slice", [done, *_numbers(nodes, f"{prefix}corner", 0, 1, 4)], f"{prefix}corner/value")
+    never = nodes.add("Less", [corner, corner], f"{prefix}never")
+    count = nodes.add("Cast", [never], f"{prefix}count", to=TensorProto.INT64)
+    total = nodes.add(
+        "ReduceSum", [count, nodes.constant(f"{prefix}all", np.arange(5))], f"{prefix}total", keepdims=0
+    )
+    return nodes.add("Mul", [size, total], f"{prefix}zero")
+
+
+def _numbers(nodes: _Nodes, name: str, start: int, stop: int, axis: int) -> list[str]:
+    """Add where a Slice starts and stops, and its axis."""
+    ends = {"starts": start, "ends": stop, "axes": axis}
+    return [nodes.constant(f"{name}/{key}", np.array([value], np.int64)) for key, value in ends.items()]
 
 
 def _whole(nodes: _Nodes, found: str, low: str, high: str, size: str) -> None:
