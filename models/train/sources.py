@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from brainchop_pipe.models.train.envelope import whole_brain
 from brainchop_pipe.models.train.making import Example, make_example, vary_pair
 from brainchop_pipe.models.train.settings import Data, Making
-from brainchop_pipe.models.train.structures import INDEX, TISSUE_OF, structures_of
+from brainchop_pipe.models.train.structures import TISSUE_OF, structures_of
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from brainchop_pipe.core.components import largest_component
 from brainchop_pipe.core.conform import conform
 from brainchop_pipe.core.grid import Volume
 from brainchop_pipe.core.resample import resample_nearest
@@ -20,9 +20,6 @@ from brainchop_pipe.images import read_image
 
 # Numbers that keep the seeds of training, of looking at what was left out, and of evaluation apart.
 TRAINING, CHECKING, EVALUATING = 0, 1, 3
-
-# Fluid this far below the lowest voxel of brain stem and cerebellum is still within the skull.
-_BELOW_BRAIN_MM = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,38 +81,7 @@ def read_label_map(path: Path) -> Tensor:
     conformed = resample_nearest(
         Volume(volume.voxels.astype(np.int32), volume.grid), conform(volume).volume.grid
     )
-    return torch.from_numpy(without_spine(one_brain(structures_of(conformed))))
-
-
-def one_brain(structures: np.ndarray) -> np.ndarray:
-    """Make air of stray specks: what has a tissue, and is not connected with the brain.
-
-    Raises
-    ------
-    InputError
-        No voxel has a tissue.
-    """
-    brain = TISSUE_OF[structures] > 0
-    if not brain.any():
-        raise InputError("a label map has no grey or white matter; give labels of a head")
-    return np.where(brain & ~largest_component(brain), np.uint8(0), structures)
-
-
-def without_spine(structures: np.ndarray) -> np.ndarray:
-    """Take the fluid around the spinal cord out of the brain: masks end at the skull's base.
-
-    Parameters
-    ----------
-    structures : uint8, shape (I, J, K)
-        Conformed, so that the second axis leads down.
-    """
-    stem = np.isin(structures, [INDEX["brain stem"], INDEX["cerebellar cortex"]])
-    rows = np.flatnonzero(stem.any(axis=(0, 2)))
-    if not len(rows):
-        return structures
-    below = np.arange(structures.shape[1])[None, :, None] > rows[-1] + _BELOW_BRAIN_MM
-    fluid = structures == INDEX["fluid around the brain"]
-    return np.where(fluid & below, np.uint8(INDEX["fluid around the cord"]), structures)
+    return torch.from_numpy(whole_brain(structures_of(conformed)))
 
 
 def read_pair(image_path: Path, labels_path: Path) -> Pair:

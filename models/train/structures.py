@@ -60,8 +60,10 @@ STRUCTURES = (
     Structure("arteries", (502,)),
     Structure("spinal cord", (512, 530)),
     Structure("other", (508,)),
-    # Of "fluid around the brain", what lies below the brain: see `without_spine`.
+    # Of "fluid around the brain", what lies below the brain or far from it: see `envelope.py`.
     Structure("fluid around the cord", ()),
+    # What lies between the halves of the brain, and between cerebrum and cerebellum.
+    Structure("dura", (), FLUID),
 )
 INDEX = {structure.name: index for index, structure in enumerate(STRUCTURES)}
 TISSUE_OF = np.array([structure.tissue for structure in STRUCTURES], np.uint8)

@@ -7,11 +7,12 @@ torch = pytest.importorskip("torch", reason="training needs torch, the extra [tr
 
 from brainchop_pipe.models.train.contrast import grey_levels
 from brainchop_pipe.models.train.corruption import as_conformed
+from brainchop_pipe.models.train.envelope import envelope, one_brain, whole_brain, without_spine
 from brainchop_pipe.models.train.fields import blur, source_coordinates, take_linear, take_nearest
 from brainchop_pipe.models.train.loss import disagreement, one_hot, shares
 from brainchop_pipe.models.train.making import make_example, vary_pair
 from brainchop_pipe.models.train.settings import Making
-from brainchop_pipe.models.train.sources import Examples, Heads, Pair, one_brain, read_pair, without_spine
+from brainchop_pipe.models.train.sources import Examples, Heads, Pair, read_pair
 from brainchop_pipe.models.train.structures import INDEX, structures_of
 from made_heads import head_map
 from scipy import ndimage
@@ -152,3 +153,25 @@ def test_shares_of_cubes_add_up_to_one():
     assert found.shape == (4, 4, 3, 2)
     assert torch.allclose(found.sum(dim=0), torch.ones(4, 3, 2))
     assert float(found[1, 0, 0, 0]) == pytest.approx((tissues[:2, :2, :2] == 1).float().mean())
+
+
+def test_brain_is_one_smooth_piece_with_the_fluid_near_it():
+    """Fluid far from the brain and thin sheets of it are taken away; the gap between two halves is filled."""
+    tissue = np.zeros((80, 80, 80), np.uint8)
+    tissue[20:60, 20:60, 20:60] = 3
+    tissue[24:39, 24:56, 24:56] = tissue[41:56, 24:56, 24:56] = 2
+    tissue[39:41, 20:60, 20:60] = 0
+    tissue[40, 40, 60:78] = 3
+    found = envelope(tissue)
+    assert found[24:56, 24:56, 24:56].all()
+    assert not found[:, :, 64:].any()
+    assert not found[:17].any()
+    assert found[39:41, 30:50, 30:50].all()
+
+
+def test_dura_between_the_halves_of_the_brain_becomes_part_of_it():
+    structures = head_map()
+    structures[31:33][structures[31:33] == INDEX["cortex"]] = INDEX["other"]
+    found = whole_brain(structures)
+    assert (found == INDEX["dura"]).any()
+    assert not (found == INDEX["other"]).any()
