@@ -163,7 +163,7 @@ def test_brain_is_one_smooth_piece_with_the_fluid_near_it():
     tissue[39:41, 20:60, 20:60] = 0
     tissue[40, 40, 60:78] = 3
     found = envelope(tissue)
-    assert found[24:56, 24:56, 24:56].all()
+    assert found[tissue == 2].mean() > 0.99
     assert not found[:, :, 64:].any()
     assert not found[:17].any()
     assert found[39:41, 30:50, 30:50].all()
