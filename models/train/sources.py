@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from brainchop_pipe.core.conform import conform
-from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.core.grid import Volume, conformed_grid, is_conformed
 from brainchop_pipe.core.resample import resample_nearest
 from brainchop_pipe.errors import InputError, UsageError
 from brainchop_pipe.images import read_image
@@ -78,10 +78,10 @@ def read_heads(data: Data, folder: Path) -> tuple[Heads, Heads]:
 def read_label_map(path: Path) -> Tensor:
     """Read a label map as structures on the conformed lattice."""
     volume = read_image(path).volume
-    conformed = resample_nearest(
-        Volume(volume.voxels.astype(np.int32), volume.grid), conform(volume).volume.grid
-    )
-    return torch.from_numpy(whole_brain(structures_of(conformed)))
+    labels = volume.voxels.astype(np.int32)
+    if not is_conformed(volume.grid):
+        labels = resample_nearest(Volume(labels, volume.grid), conformed_grid(volume.grid))
+    return torch.from_numpy(whole_brain(structures_of(labels)))
 
 
 def read_pair(image_path: Path, labels_path: Path) -> Pair:
