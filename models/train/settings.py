@@ -96,7 +96,7 @@ class Card(_Part):
     crop_threshold: int = 20
     crop_margin: int = 16
     crop_agreement: float = Field(
-        0.99, description="Measured by you: labels within the head's box as without"
+        0, ge=0, le=1, description="Measured by you: share of labels within the head's box as without"
     )
     crop_measured_on: str = "not measured"
     full_gb: float = 2.0
