@@ -65,7 +65,7 @@ class Fitting(_Part):
     steps: int = 5000
     warm_up: int = 100
     decay: int = Field(1500, description="Steps at the end over which the learning rate falls to 0")
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-4
     weight_decay: float = 1e-4
     average: float = Field(
         0.995, description="Decay of the running average of weights, which is what is kept"
