@@ -56,7 +56,8 @@ class Prediction:
         if self.probabilities is None:
             raise ModelError("this prediction holds labels only; ask predict() for probabilities")
         whole = np.full(self.grid.shape, 1.0 if 0 in labels else 0.0, np.float32)
-        whole[self.field_of_view.box] = self.probabilities[list(labels)].sum(axis=0)
+        # Sums of roundings may be a little more than 1.
+        whole[self.field_of_view.box] = self.probabilities[list(labels)].sum(axis=0).clip(max=1)
         return Volume(whole, self.grid)
 
 
