@@ -24,7 +24,6 @@ SOURCES = {
 ALLOWED = {
     "__init__": {"_version"},
     "errors": set(),
-    "environment": set(),
     "storage": set(),
     "versions": {"__init__"},
     "record": {"core", "inference", "storage"},
@@ -42,7 +41,7 @@ ALLOWED = {
     | {"settings", "step_files", "steps", "zoo"},
     "file_steps": {"core", "errors", "headers", "images", "inference", "preparation", "record"}
     | {"segment_files", "settings", "step_files", "steps", "storage", "zoo"},
-    "engines": {"environment", "errors", "file_steps", "settings", "step_files", "versions", "zoo"},
+    "engines": {"errors", "file_steps", "settings", "step_files", "versions", "zoo"},
     "bids": {"__init__", "errors", "inference", "record", "settings", "storage", "versions", "zoo"},
     "report": {"core", "errors"},
     "workflows": {

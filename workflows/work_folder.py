@@ -9,7 +9,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from brainchop_pipe.environment import environment_variable
 from brainchop_pipe.errors import OutputError
 from brainchop_pipe.settings import Settings
 
@@ -75,14 +74,25 @@ def _caches_below(folder: Path) -> Iterator[None]:
     Without a home, as users without a name have none in containers, it could not even be imported.
     """
     with ExitStack() as stack:
-        stack.enter_context(environment_variable("PYDRA_HASH_CACHE", str(folder / "hashes")))
+        stack.enter_context(_variable("PYDRA_HASH_CACHE", str(folder / "hashes")))
         try:
             Path.home()
         except RuntimeError:
-            stack.enter_context(
-                environment_variable("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME", str(folder)))
-            )
+            stack.enter_context(_variable("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME", str(folder))))
         yield
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable for a while."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _lock_of(folder: Path) -> FileLock:

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from brainchop_pipe.steps import load_model, output_grid, run_model
 from brainchop_pipe.zoo.catalog import shipped_models
 
 from .layers import convolutions, gflop
-from .processes import cost_of
+from .processes import Cost, cost_of
 from .quality import SHARED
 from .upstream import upstream_cost, upstream_extrapolated, write_model
 
@@ -179,7 +180,7 @@ def networks(names: list[str], rounds: int, peak: float, torch: Path | None) -> 
                     size,
                 ]
                 found[name, f"{device} {precision}"].append(
-                    json.loads(cost_of(command).output.splitlines()[-1])
+                    json.loads(cost_of(command, memory=False).output.splitlines()[-1])
                 )
             if torch is not None and isinstance(card.input.run, WholeVolume):
                 layers = json.dumps([list(layer) for layer in convolutions(load_model(name).content)])
@@ -211,42 +212,49 @@ def networks(names: list[str], rounds: int, peak: float, torch: Path | None) -> 
 
 def commands(names: list[str], rounds: int, upstream: Path | None, extrapolated: list[str]) -> list[Row]:
     """Rows of whole commands, file to files."""
-    found: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
+    found: dict[tuple[str, str], list[Cost]] = defaultdict(list)
+    memory: dict[tuple[str, str], float] = {}
+    program = Path(sys.executable).parent / "brainchop"
     with tempfile.TemporaryDirectory() as place:
-        folders = {
-            name: write_model(name, Path(place) / "upstream" / name)
-            for name in names
-            if upstream and name not in extrapolated and "+" not in name
-        }
-        for turn in range(rounds):
-            for name in names:
-                models = name.split("+")
-                for prepare in ("none", "auto"):
-                    out = Path(place) / f"{name} {prepare} {turn}"
-                    options = ["--models", *models, "--prepare", prepare, "-o", out]
-                    program = Path(sys.executable).parent / "brainchop"
-                    found[name, f"ours, --prepare {prepare}"].append(
-                        cost_of([program, "segment", ECOG, *options])[:3]
-                    )
-                if upstream is not None and name in extrapolated:
-                    if turn == 0:
-                        cost_of_layers = upstream_extrapolated(upstream, name, ECOG, Path(place))
-                        found[name, "upstream (tinygrad), extrapolated from layers"].append(cost_of_layers)
-                elif upstream is not None and len(models) == 1:
-                    cost = upstream_cost(upstream, folders[name], ECOG, Path(place))
-                    found[name, "upstream (tinygrad)"].append(cost[:3])
-                    sys.stderr.write(f"{name}: upstream {cost.wall_s:.0f} s\n")
+        folder = Path(place)
+        runs: dict[tuple[str, str], Callable[[bool], Cost]] = {}
+        for name in names:
+            for prepare in ("none", "auto"):
+                command = [program, "segment", ECOG, "--models", *name.split("+"), "--prepare", prepare]
+                runs[name, f"ours, --prepare {prepare}"] = partial(_ours, command, folder)
+            if upstream is None or "+" in name:
+                continue
+            if name in extrapolated:
+                costs = upstream_extrapolated(upstream, name, ECOG, folder)
+                key = name, "upstream (tinygrad), extrapolated from layers"
+                found[key], memory[key] = [costs], costs.memory_mb
+            else:
+                model = write_model(name, folder / "upstream" / name)
+                runs[name, "upstream (tinygrad)"] = partial(_upstream, upstream, model, folder)
+        for key, run in runs.items():
+            memory[key] = run(True).memory_mb
+        for _ in range(rounds):
+            for key, run in runs.items():
+                found[key].append(run(False))
     return [
-        {"model": name, "command": command}
-        | dict(
-            zip(
-                ("wall s", "CPU s", "memory MB"),
-                (round(statistics.median(c), 1) for c in zip(*costs, strict=True)),
-                strict=True,
-            )
-        )
+        {
+            "model": name,
+            "command": command,
+            "wall s": round(statistics.median(cost.wall_s for cost in costs), 1),
+            "CPU s": round(statistics.median(cost.cpu_s for cost in costs), 1),
+            "memory MB": round(memory[name, command]),
+        }
         for (name, command), costs in found.items()
     ]
+
+
+def _ours(command: list[str | Path], folder: Path, memory: bool) -> Cost:
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        return cost_of([*command, "-o", out], memory=memory)
+
+
+def _upstream(environment: Path, model: Path, folder: Path, memory: bool) -> Cost:
+    return upstream_cost(environment, model, ECOG, folder, memory=memory)
 
 
 def table(rows: list[Row]) -> str:

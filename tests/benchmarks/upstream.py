@@ -19,7 +19,7 @@ from .layers import convolutions
 from .processes import Cost, cost_of
 
 
-def upstream_cost(environment: Path, model: Path, image: Path, folder: Path) -> Cost:
+def upstream_cost(environment: Path, model: Path, image: Path, folder: Path, *, memory: bool = True) -> Cost:
     """Segment an image, file to file.
 
     Parameters
@@ -31,6 +31,8 @@ def upstream_cost(environment: Path, model: Path, image: Path, folder: Path) -> 
     image : Path
     folder : Path
         For its output and its home.
+    memory : bool
+        See `cost_of`.
     """
     cache = folder / "home" / ".cache" / "brainchop"
     cache.mkdir(parents=True, exist_ok=True)
@@ -43,13 +45,11 @@ def upstream_cost(environment: Path, model: Path, image: Path, folder: Path) -> 
         "XDG_CACHE_HOME": str(folder / "home/.cache"),
     }
     command = [environment / "bin" / "brainchop", image, "--custom", model, "--no-optimize"]
-    return cost_of([*command, "-o", folder / "upstream.nii.gz"], variables)
+    return cost_of([*command, "-o", folder / "upstream.nii.gz"], variables, memory=memory)
 
 
-def upstream_extrapolated(
-    environment: Path, name: str, image: Path, folder: Path
-) -> tuple[float, float, float]:
-    """Tell seconds by the clock and of the processors, and memory, of a network that would take too long.
+def upstream_extrapolated(environment: Path, name: str, image: Path, folder: Path) -> Cost:
+    """Tell what a network would cost that would take too long.
 
     Its first two and its first four hidden layers are run, each with the last layer; the
     difference is what two layers cost, and the others are taken to cost the same.
@@ -64,7 +64,7 @@ def upstream_extrapolated(
         last + missing * (last - first) / 2
         for first, last in ((few.wall_s, more.wall_s), (few.cpu_s, more.cpu_s))
     )
-    return wall, cpu, more.memory_mb
+    return Cost(wall, cpu, more.memory_mb, "")
 
 
 def write_model(name: str, folder: Path, hidden: int | None = None) -> Path:

@@ -95,7 +95,7 @@ class _Fit:
         spread = np.zeros(self._mask.shape)
         spread[self._mask] = values / self._sums
         found = _product(self._cubes, spread)
-        return np.divide(found, self._shares, out=np.zeros_like(found), where=self._shares > 0)
+        return np.asarray(np.divide(found, self._shares, out=np.zeros_like(found), where=self._shares > 0))
 
 
 def _weights(count: int, spans: int) -> np.ndarray:

@@ -25,17 +25,12 @@ from typing import Any, Self
 
 import cloudpickle
 
-from brainchop_pipe.environment import environment_variable
 from brainchop_pipe.errors import WorkerLostError
 
 logger = logging.getLogger(__name__)
 
 # What a server of processes imports once for all of them.
 _PRELOAD = ["brainchop_pipe.engines.pydra_worker"]
-
-# Has malloc ask for pages of 2 MB where the system leaves that to programs: the first touch of
-# a gigabyte, which each inference pays, takes half the time. Read when a process starts, by glibc.
-_LARGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 # A socket's path has at most 107 bytes, of which the server adds these to the temporary folder's.
 _LONGEST_TEMPORARY_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
@@ -251,8 +246,7 @@ def start_ahead() -> Any:
     """
     context = _context()
     if context.get_start_method() == "forkserver":
-        name, value = _LARGE_PAGES
-        with _PROCESSES, environment_variable(name, os.environ.get(name, value)):
+        with _PROCESSES:
             multiprocessing.forkserver.ensure_running()
     return context
 
