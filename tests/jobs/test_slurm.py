@@ -65,7 +65,8 @@ def test_faults_hit_their_own_participants_and_a_rerun_does_only_those(cluster, 
 
 def test_participants_at_work_are_not_submitted_twice(cluster, break_tasks):
     break_tasks("hold:sub-00", "hold:sub-04")
-    cluster.submit("--array-size", 2)
+    # With more memory a task would finish the next participant meanwhile.
+    cluster.submit("--array-size", 2, "--sbatch-args=--mem=2500M")
     cluster.wait_for_marks("00", "04")
     slurm("scancel", f"{cluster.array}_1")
     cluster.wait_until(lambda: "1 hit" in cluster.jobs()[1])
