@@ -111,7 +111,8 @@ def test_arrays_stay_within_the_site(bare_cluster, monkeypatch):
 
 def test_site_without_accounting_tells_who_was_hit(bare_cluster, break_tasks):
     break_tasks("hold:sub-0")
-    bare_cluster.submit("--array-size", 4)
+    # So that all four run at the same time.
+    bare_cluster.submit("--array-size", 4, "--sbatch-args=--mem=2500M")
     bare_cluster.wait_for_marks("00", "01", "02", "03")
     slurm("scancel", f"{bare_cluster.array}_0")
     bare_cluster.kill(2)
