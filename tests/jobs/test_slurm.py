@@ -11,7 +11,7 @@ from brainchop_pipe.workflows import cluster_slurm
 
 from brainchop_pipe.cli.main import main
 from conftest import REPOSITORY
-from jobs.cluster import Cluster, cause, contents, slurm, unfinished
+from jobs.cluster import ROOM_FOR_ONE, Cluster, cause, contents, slurm, unfinished
 
 pytestmark = [pytest.mark.slurm, pytest.mark.shared]
 
@@ -65,8 +65,7 @@ def test_faults_hit_their_own_participants_and_a_rerun_does_only_those(cluster, 
 
 def test_participants_at_work_are_not_submitted_twice(cluster, break_tasks):
     break_tasks("hold:sub-00", "hold:sub-04")
-    # With more memory a task would finish the next participant meanwhile.
-    cluster.submit("--array-size", 2, "--sbatch-args=--mem=2500M")
+    cluster.submit("--array-size", 2)
     cluster.wait_for_marks("00", "04")
     slurm("scancel", f"{cluster.array}_1")
     cluster.wait_until(lambda: "1 hit" in cluster.jobs()[1])
@@ -85,10 +84,12 @@ def test_participants_at_work_are_not_submitted_twice(cluster, break_tasks):
 def test_interrupt_while_waiting(cluster, break_tasks, choice, left):
     break_tasks("hold:sub-0")
     words = (cluster.bids, cluster.out, "participant", *cluster.models, "--nprocs", "1", "--cluster", "slurm")
-    command = [sys.executable, "-m", "brainchop_pipe.cli.main", *map(str, words), "--wait"]
+    command = [sys.executable, "-m", "brainchop_pipe.cli.main", *map(str, words), "--wait", ROOM_FOR_ONE]
     with subprocess.Popen([*command, "--on-interrupt", choice], stdout=subprocess.PIPE, text=True) as process:
-        cluster.wait_for_marks("00")
-        process.send_signal(signal.SIGINT)
+        try:
+            cluster.wait_for_marks("00")
+        finally:
+            process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=100)[0]
     assert process.returncode == 130
     assert ("Left job" if left else "Cancelled job") in said
@@ -111,8 +112,7 @@ def test_arrays_stay_within_the_site(bare_cluster, monkeypatch):
 
 def test_site_without_accounting_tells_who_was_hit(bare_cluster, break_tasks):
     break_tasks("hold:sub-0")
-    # So that all four run at the same time.
-    bare_cluster.submit("--array-size", 4, "--sbatch-args=--mem=2500M")
+    bare_cluster.submit("--array-size", 4)
     bare_cluster.wait_for_marks("00", "01", "02", "03")
     slurm("scancel", f"{bare_cluster.array}_0")
     bare_cluster.kill(2)
