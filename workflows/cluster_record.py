@@ -8,10 +8,11 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from brainchop_pipe.workflows.cluster_manifest import write_manifest
 from pydantic import BaseModel, ValidationError
 
 from brainchop_pipe.errors import MissingInputError, OutputError
@@ -67,11 +68,24 @@ class Submission(BaseModel):
         return None if first is None or index is None else first + index
 
 
-def new_submission_folder(output_dir: Path) -> Path:
-    """Make the folder of a submission; its name begins with the time, so that the last one sorts last."""
+def new_submission(output_dir: Path, slices: Sequence[Sequence[str]]) -> Path:
+    """Make the folder of a submission, with its manifest.
+
+    Parameters
+    ----------
+    output_dir : Path
+    slices : sequence of sequence of str
+        Participants without ``sub-``; no two slices share one.
+
+    Returns
+    -------
+    Path
+        The folder. Its name begins with the time, so that the last one sorts last.
+    """
     stamp = utc_now().replace("-", "").replace(":", "")
     folder = output_dir.resolve() / FOLDER / f"{stamp}-{secrets.token_hex(3)}"
     folder.mkdir(parents=True)
+    write_manifest(folder / MANIFEST, slices)
     return folder
 
 

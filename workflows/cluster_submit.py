@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brainchop_pipe.workflows import cluster_slurm as slurm
-from brainchop_pipe.workflows.cluster_manifest import write_manifest
 from brainchop_pipe.workflows.cluster_plan import Choices, Plan
 from brainchop_pipe.workflows.cluster_record import (
     MANIFEST,
     ArrayJob,
     Submission,
-    new_submission_folder,
+    new_submission,
     write_submission,
 )
 
@@ -80,10 +79,8 @@ def submit_plan(
     ClusterError
         SLURM does not take it. What it had taken by then is cancelled, after Ctrl-C too.
     """
-    slurm.check_slurm()
     largest = slurm.max_array_size()
-    folder = new_submission_folder(output_dir)
-    write_manifest(folder / MANIFEST, plan.slices)
+    folder = new_submission(output_dir, plan.slices)
     task, group = _write_scripts(folder, commands, output_dir)
     submission = Submission(submitted=utc_now())
     starts = range(0, len(plan.slices), largest)

@@ -110,6 +110,13 @@ def test_labels_of_an_empty_volume_are_empty():
     assert support_box(source.voxels) is None
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.longdouble, np.bool_, np.dtype(">f4"), np.dtype(">i2")])
+def test_any_type_of_real_numbers_is_interpolated(dtype):
+    source = Volume((np.arange(60).reshape(3, 4, 5) % 7 > 2).astype(dtype), Grid((3, 4, 5), np.eye(4)))
+    target = Grid((5, 7, 9), np.diag([0.5, 0.5, 0.5, 1]))
+    np.testing.assert_allclose(resample_linear(source, target), brute_force(source, target), atol=1e-6)
+
+
 def test_nearest_takes_the_closest_voxel():
     source = Volume(np.arange(4, dtype=np.uint8).reshape(4, 1, 1) + 1, Grid((4, 1, 1), np.eye(4)))
     target = Grid((10, 1, 1), np.diag([0.5, 1, 1, 1]))

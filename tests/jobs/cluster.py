@@ -15,6 +15,9 @@ import pytest
 from brainchop_pipe.cli.main import main
 from conftest import head_affine, head_voxels, make_card, save
 
+# A task has memory for one image at a time: where two are at work, which comes first is open.
+ROOM_FOR_ONE = "--sbatch-args=--mem=2500M"
+
 
 class Cluster:
     """A cluster with a dataset: run the app on it, and look at what it does."""
@@ -44,7 +47,8 @@ class Cluster:
         return code, said.out + said.err
 
     def submit(self, *words: object) -> tuple[int, str]:
-        return self.run("--cluster", "slurm", *words)
+        own = any("--sbatch-args" in str(word) for word in words)
+        return self.run("--cluster", "slurm", *words, *(() if own else (ROOM_FOR_ONE,)))
 
     def jobs(self, *words: object) -> tuple[int, str]:
         """Tell what became of the jobs."""

@@ -11,7 +11,7 @@ from brainchop_pipe.workflows import cluster_slurm
 
 from brainchop_pipe.cli.main import main
 from conftest import REPOSITORY
-from jobs.cluster import Cluster, cause, contents, slurm, unfinished
+from jobs.cluster import ROOM_FOR_ONE, Cluster, cause, contents, slurm, unfinished
 
 pytestmark = [pytest.mark.slurm, pytest.mark.shared]
 
@@ -84,10 +84,12 @@ def test_participants_at_work_are_not_submitted_twice(cluster, break_tasks):
 def test_interrupt_while_waiting(cluster, break_tasks, choice, left):
     break_tasks("hold:sub-0")
     words = (cluster.bids, cluster.out, "participant", *cluster.models, "--nprocs", "1", "--cluster", "slurm")
-    command = [sys.executable, "-m", "brainchop_pipe.cli.main", *map(str, words), "--wait"]
+    command = [sys.executable, "-m", "brainchop_pipe.cli.main", *map(str, words), "--wait", ROOM_FOR_ONE]
     with subprocess.Popen([*command, "--on-interrupt", choice], stdout=subprocess.PIPE, text=True) as process:
-        cluster.wait_for_marks("00")
-        process.send_signal(signal.SIGINT)
+        try:
+            cluster.wait_for_marks("00")
+        finally:
+            process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=100)[0]
     assert process.returncode == 130
     assert ("Left job" if left else "Cancelled job") in said

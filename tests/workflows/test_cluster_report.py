@@ -13,7 +13,7 @@ from brainchop_pipe.workflows.cluster_record import (
     Submission,
     TaskFile,
     last_submission,
-    new_submission_folder,
+    new_submission,
     submission_folder,
     write_submission,
 )
@@ -26,8 +26,7 @@ from brainchop_pipe.errors import ClusterError, MissingInputError, OutputError
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A submission of three tasks in two arrays; two participants a task."""
-    folder = new_submission_folder(tmp_path / "out")
-    write_manifest(folder / "manifest.tsv", [["1", "2"], ["3", "4"], ["5", "6"]])
+    folder = new_submission(tmp_path / "out", [["1", "2"], ["3", "4"], ["5", "6"]])
     arrays = [ArrayJob(job="7", first_slice=0, tasks=2), ArrayJob(job="8", first_slice=2, tasks=1)]
     write_submission(folder, Submission(submitted="now", limit_seconds=600, arrays=arrays, group_job="9"))
     return folder

@@ -1,9 +1,10 @@
 """What a paper should say of the methods, and whom to cite: from what the sidecars tell."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from brainchop_pipe.bids.sidecar import ModelRecord, ProvenanceRecord
+from brainchop_pipe.inference import openvino_runner
 
 _SELF = "brainchop_pipe {version}: brain segmentation with ONNX models for whole studies"
 _N4 = (
@@ -115,16 +116,19 @@ def _preparations(records: tuple[ProvenanceRecord, ...], references: _References
 
 
 def _where(records: tuple[ProvenanceRecord, ...]) -> str:
-    library = {"OpenVINO": "openvino"}
-    runtimes = sorted(
-        {
-            f"{'OpenVINO' if provider in library else 'ONNX Runtime'} "
-            f"{record.versions.get(library.get(provider, 'onnxruntime'), '')} ({provider}; {precision})"
-            for record in records
-            for provider, precision in {(e.provider, e.precision) for e in record.execution.values()}
-        }
-    )
-    return f"Models ran in {_listed(runtimes)}."
+    runtimes = {
+        f"{_library(execution.provider, record.versions)} ({execution.provider}; {execution.precision})"
+        for record in records
+        for execution in record.execution.values()
+    }
+    return f"Models ran in {_listed(sorted(runtimes))}."
+
+
+def _library(provider: str, versions: Mapping[str, str]) -> str:
+    """Name the library that a provider is of, with its version."""
+    is_openvino = provider == openvino_runner.PROVIDER
+    name, package = ("OpenVINO", "openvino") if is_openvino else ("ONNX Runtime", "onnxruntime")
+    return f"{name} {versions.get(package, '')}"
 
 
 def _listed(names: Iterable[str]) -> str:

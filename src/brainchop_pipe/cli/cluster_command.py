@@ -4,12 +4,13 @@ import argparse
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from brainchop_pipe.cli.arguments import Parser
 from brainchop_pipe.cli.cluster_arguments import add_waiting
-from brainchop_pipe.cli.display import Display, JobsDisplay
-from brainchop_pipe.errors import EXIT_SOME_FAILED, ClusterError, UsageError
+from brainchop_pipe.cli.display import JobsDisplay, say
+from brainchop_pipe.errors import EXIT_SOME_FAILED, ClusterError, NoMatchError, UsageError
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.workflows import cluster_slurm as slurm
 from brainchop_pipe.workflows.cluster_dask import DaskJobs
@@ -20,7 +21,7 @@ from brainchop_pipe.workflows.cluster_record import (
     MANIFEST,
     Submission,
     last_submission,
-    new_submission_folder,
+    new_submission,
     read_submission,
 )
 from brainchop_pipe.workflows.cluster_report import TaskReport, report_tasks
@@ -32,7 +33,7 @@ _FIRST_LOOK_SECONDS, _LAST_LOOK_SECONDS, _SLOWER = 1.0, 30.0, 1.2
 
 
 def run_cluster(given: argparse.Namespace, settings: Settings, command: list[str]) -> int:
-    """Plan the participants that are not done, and submit or write the plan; returns the exit code.
+    """Plan the participants that are not done, have it worked on or write it; returns the exit code.
 
     Parameters
     ----------
@@ -43,6 +44,10 @@ def run_cluster(given: argparse.Namespace, settings: Settings, command: list[str
         Arguments without the options for clusters.
     """
     _check(given)
+    # Whether anybody is there is asked before a minute is spent on the plan.
+    if given.cluster == "slurm":
+        slurm.check_slurm()
+    workers = DaskJobs(given.scheduler_address) if given.cluster == "dask" else None
     choices = Choices(
         task_minutes=given.task_minutes,
         array_size=given.array_size,
@@ -51,44 +56,44 @@ def run_cluster(given: argparse.Namespace, settings: Settings, command: list[str
         gres=given.gres,
         sbatch_args=tuple(given.sbatch_args),
     )
-    display = Display()
-    # Before a minute is spent on the plan.
-    if given.cluster == "slurm":
-        slurm.check_slurm()
-    elif given.cluster == "dask":
-        jobs = DaskJobs(given.scheduler_address)
     start = time.perf_counter()
     plan = plan_jobs(settings, choices)
-    display.say(f"{_describe(plan)} ({time.perf_counter() - start:.1f} s)")
+    say(f"{_describe(plan)} ({time.perf_counter() - start:.1f} s)")
     if not plan.slices:
         return 0
     if given.cluster == "plan":
-        write_manifest(given.manifest, plan.slices)
-        display.say(
-            f"Submit {given.manifest} as an array of 0-{len(plan.slices) - 1}, such as with "
-            "containers/brainchop.sbatch, and run the group level when it has ended"
-        )
-        return 0
+        return _write_plan(plan, given.manifest)
     commands = _commands(given, command)
-    if given.cluster == "dask":
-        code = _run_on_dask(jobs, plan, commands, settings.output_dir, given.on_interrupt)
-        run_group(settings.output_dir, given.bids_dir, settings.query)
-        return code
+    if workers is not None:
+        return _run_on_dask(workers, plan, commands, given, settings)
     folder, submission = submit_plan(plan, choices, commands, settings.output_dir)
-    display.say(_how_to_look(submission, folder, settings.output_dir))
+    say(_how_to_look(submission, folder, settings.output_dir))
     return _wait(folder, SlurmJobs(folder, submission), given.on_interrupt) if given.wait else 0
 
 
+def _write_plan(plan: Plan, manifest: Path) -> int:
+    """Write a plan for somebody who submits it; returns the exit code."""
+    write_manifest(manifest, plan.slices)
+    say(
+        f"Submit {manifest} as an array of 0-{len(plan.slices) - 1}, such as with "
+        "containers/brainchop.sbatch, and run the group level when it has ended"
+    )
+    return 0
+
+
 def _run_on_dask(
-    jobs: DaskJobs, plan: Plan, commands: Commands, output_dir: Path, on_interrupt: str | None
+    jobs: DaskJobs, plan: Plan, commands: Commands, given: argparse.Namespace, settings: Settings
 ) -> int:
-    """Have workers do the tasks of a plan, and wait for them; returns the exit code."""
-    folder = new_submission_folder(output_dir)
-    write_manifest(folder / MANIFEST, plan.slices)
+    """Have workers do the tasks of a plan, wait, run the group level; returns the exit code of the tasks."""
+    folder = new_submission(settings.output_dir, plan.slices)
     slice_of = ("--manifest", str(folder / MANIFEST), "--manifest-slice")
     jobs.submit(folder, {index: (*commands.task, *slice_of, str(index)) for index in range(len(plan.slices))})
-    Display().say(f"Logs:         {folder}")
-    return _wait(folder, jobs, on_interrupt)
+    say(f"Logs:         {folder}")
+    code = _wait(folder, jobs, given.on_interrupt)
+    # Where nothing was made, what became of the tasks says why.
+    with suppress(NoMatchError):
+        run_group(settings.output_dir, given.bids_dir, settings.query)
+    return code
 
 
 def run_jobs(argv: list[str]) -> int:
@@ -170,10 +175,10 @@ def _wait(folder: Path, jobs: Jobs, on_interrupt: str | None) -> int:
     except KeyboardInterrupt:
         if on_interrupt == "cancel" or (on_interrupt is None and _is_asked_to_cancel()):
             jobs.cancel()
-            Display().say(f"Cancelled {jobs.name}")
+            say(f"Cancelled {jobs.name}")
         else:
             jobs.leave()
-            Display().say(f"Left {jobs.name} in the queue")
+            say(f"Left {jobs.name} in the queue")
         raise
     return _tell(report_tasks(folder), folder)
 
@@ -201,22 +206,21 @@ def _is_asked_to_cancel() -> bool:
 
 def _tell(tasks: tuple[TaskReport, ...], folder: Path) -> int:
     """Print what became of the tasks; returns the exit code."""
-    display = Display()
     counts = Counter(task.status for task in tasks)
     everybody = sum(len(task.participants) for task in tasks)
     open_ = sum(len(task.unfinished) for task in tasks)
     told = ", ".join(f"{counts[status]} {status}" for status in ("done", "running", "waiting", "hit"))
-    display.say(f"{len(tasks)} tasks: {told}; {everybody - open_} of {everybody} participants finished")
+    say(f"{len(tasks)} tasks: {told}; {everybody - open_} of {everybody} participants finished")
     for task in tasks:
         if task.status == "hit":
             names = " ".join(f"sub-{label}" for label in task.unfinished)
-            display.say(f"task {task.slice}: {task.cause}; not finished: {names}")
+            say(f"task {task.slice}: {task.cause}; not finished: {names}")
         elif task.goes > 1:
-            display.say(f"task {task.slice}: {task.status}, started {task.goes} times")
+            say(f"task {task.slice}: {task.status}, started {task.goes} times")
     failed = {label: reason for task in tasks for label, reason in task.failed.items()}
     for label, reason in failed.items():
-        display.say(f"sub-{label}: {reason}")
+        say(f"sub-{label}: {reason}")
     if counts["hit"] or failed:
-        display.say(f"Give the same command again for what is missing; logs are in {folder}")
+        say(f"Give the same command again for what is missing; logs are in {folder}")
         return EXIT_SOME_FAILED
     return 0

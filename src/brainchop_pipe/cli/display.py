@@ -15,6 +15,11 @@ from brainchop_pipe.workflows.outcome import Outcome, Status
 _STYLES: dict[Status, str] = {"done": "green", "complete": "green", "skipped": "yellow", "failed": "red"}
 
 
+def say(text: str) -> None:
+    """Print a line on standard output."""
+    Console(highlight=False).print(text, markup=False, soft_wrap=True)
+
+
 class _Bar:
     """A bar on standard error for as long as it is entered; none where that is no terminal."""
 
@@ -75,7 +80,6 @@ class Display(_Bar):
 
     def __init__(self) -> None:
         super().__init__("reading the dataset")
-        self._out = Console(highlight=False)
 
     def report(self, finished: int, total: int, outcomes: list[Outcome]) -> None:
         """Show that an image is finished."""
@@ -100,11 +104,7 @@ class Display(_Bar):
             table.add_row(escape(name), outcome.model, status, seconds)
             if outcome.reason and name not in remarks.setdefault(outcome.reason, []):
                 remarks[outcome.reason].append(name)
-        self._out.print(table)
+        Console(highlight=False).print(table)
         for reason, names in remarks.items():
             # Most errors name their file themselves.
-            self.say(reason if reason.startswith(names[0]) else f"{', '.join(names)}: {reason}")
-
-    def say(self, text: str) -> None:
-        """Print a line on standard output."""
-        self._out.print(text, markup=False, soft_wrap=True)
+            say(reason if reason.startswith(names[0]) else f"{', '.join(names)}: {reason}")

@@ -14,7 +14,7 @@ from brainchop_pipe.cli.cluster_arguments import (
     refuse_cluster_options,
     without_cluster_options,
 )
-from brainchop_pipe.cli.display import Display
+from brainchop_pipe.cli.display import Display, say
 from brainchop_pipe.errors import EXIT_SOME_FAILED, BidsError, MissingInputError, UsageError
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.workflows.bids_app import Report, run_images, run_participants
@@ -38,7 +38,7 @@ def run_app(argv: list[str]) -> int:
         refuse_cluster_options(given)
         query = app_settings(given, argv).query
         for path in run_group(given.output_dir, given.bids_dir, query):
-            Display().say(f"wrote {path.relative_to(given.output_dir)}")
+            say(f"wrote {path.relative_to(given.output_dir)}")
         return 0
     # Where a run was worked on is no part of how its files were made.
     command = without_cluster_options(argv)
@@ -95,7 +95,7 @@ def _run(
         outcomes = work(display.report)
     display.summarise(outcomes)
     if any(outcome.status in failures for outcome in outcomes):
-        display.say(f"Not all images were segmented; details are in {settings.output_dir / LOGS}")
+        say(f"Not all images were segmented; details are in {settings.output_dir / LOGS}")
         return EXIT_SOME_FAILED
     return 0
 

@@ -58,8 +58,7 @@ def resample_linear(
     seen = source.voxels[support]
     matrix = _snapped(voxel_from_voxel(source.grid, target), target.shape)
     matrix[:3, 3] -= [s.start for s in support]
-    out = _walk(seen, matrix, target.shape, sitk.sitkLinear, sitk.sitkFloat32)
-    reach = _reach(matrix, seen.shape, target.shape)
+    out, reach = _walk(seen, matrix, target.shape, sitk.sitkLinear, sitk.sitkFloat32)
     _clear_beyond(out[reach], _from(reach, matrix), seen.shape, edge_tolerance_voxels)
     return out
 
@@ -74,7 +73,7 @@ def resample_nearest(source: Volume, target: Grid) -> np.ndarray:
     """
     matrix = voxel_from_voxel(source.grid, target)
     matrix[:3, 3] += _TOLERANCE_VOXELS
-    return _walk(source.voxels, matrix, target.shape, sitk.sitkNearestNeighbor)
+    return _walk(source.voxels, matrix, target.shape, sitk.sitkNearestNeighbor)[0]
 
 
 def resample_labels(source: Volume, target: Grid) -> np.ndarray:
@@ -105,7 +104,7 @@ def resample_labels(source: Volume, target: Grid) -> np.ndarray:
     # The nearest neighbour of a position half a voxel further down is the corner of its cell.
     to_corner = matrix.copy()
     to_corner[:3, 3] += _TOLERANCE_VOXELS - 0.5
-    out = _walk(cells.codes, to_corner, target.shape, sitk.sitkNearestNeighbor)
+    out, _ = _walk(cells.codes, to_corner, target.shape, sitk.sitkNearestNeighbor)
     contested = np.flatnonzero(out == cells.contested)
     flat = out.reshape(-1)
     for start in range(0, len(contested), _CELLS_AT_ONCE):
@@ -225,7 +224,7 @@ def _walk(
     shape: Shape3,
     interpolator: int,
     kind: int | None = None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, Box]:
     """Interpolate at the position of each target voxel; 0 beyond the edges of the outermost voxels.
 
     Returns
@@ -233,6 +232,8 @@ def _walk(
     shape `shape`, in C order
         float32 where `kind` says so, else dtype of `voxels`. What lies beyond is never
         written: where that is much, it costs nothing.
+    Box
+        Outside of which all of it lies beyond.
     """
     reach = _reach(source_from_target, voxels.shape, shape)
     found = _image_of(
@@ -241,7 +242,7 @@ def _walk(
     part = sitk.GetArrayViewFromImage(found)
     out = np.zeros(shape, part.dtype)
     out[reach] = part
-    return out
+    return out, reach
 
 
 def _reach(source_from_target: np.ndarray, source_shape: tuple[int, ...], shape: Shape3) -> Box:
@@ -297,7 +298,7 @@ def _known_to_sitk(voxels: np.ndarray) -> np.ndarray:
         return voxels.astype(np.uint8)
     if voxels.dtype.kind == "f" and voxels.dtype.itemsize not in (4, 8):
         return voxels.astype(np.float64)
-    return voxels
+    return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
 
 
 def _clear_beyond(

@@ -98,8 +98,10 @@ def split_model(model: bytes, classes: int, most_channels: float = inf) -> tuple
     proto = parse_model(model)
     check_model(proto)
     last = _pointwise_convolution(proto.graph, _logits(proto, classes))
-    channels = inf if last is None else _channels_into(proto.graph, last)
-    if channels > most_channels or last is None:
+    if last is None:
+        return None
+    channels = _channels_into(proto.graph, last)
+    if channels > most_channels:
         return None
     hidden = helper.make_tensor_value_info(
         last.input[0], TensorProto.FLOAT, [1, channels, "depth", "height", "width"]
