@@ -90,7 +90,8 @@ def test_two_heads_by_the_default_models(with_accounting, monkeypatch, tmp_path,
     cluster = Cluster(tmp_path, capsys)
     add_heads(cluster, shared / "data" / "heads", "ecog", "xa30")
     cluster.models = ("--device", "cpu", "--skip-bids-validation")
-    code, said = cluster.submit("--array-size", 2, "--wait")
+    # Memory as the plan has it: these networks need more than made ones.
+    code, said = cluster.submit("--array-size", 2, "--sbatch-args=", "--wait")
     assert code == 0, said
     assert cluster.run(out=tmp_path / "local")[0] == 0
     assert contents(cluster.out) == contents(tmp_path / "local")
