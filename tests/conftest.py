@@ -129,6 +129,7 @@ _TISSUE_LABELS = [
     label(1, "White matter", tissue="WM"),
     label(2, "Grey matter", tissue="GM"),
 ]
+_BOTH_LABELS = [*_TISSUE_LABELS, label(3, "Cerebrospinal fluid", tissue="CSF")]
 _MADE_MODELS: dict[str, tuple[list[float], list[float], dict[str, object]]] = {
     "mask": (
         [0, 20],
@@ -136,6 +137,11 @@ _MADE_MODELS: dict[str, tuple[list[float], list[float], dict[str, object]]] = {
         {"role": "mask", "description": "brain", "includes_csf": True},
     ),
     "tissue": ([0, 60, 20], [0, -40, -8], {"role": "tissue", "description": "tissue"}),
+    "both": (
+        [0, 70, 30, 10],
+        [0, -40, -10, -2],
+        {"role": "tissue", "description": "tissue", "includes_csf": True},
+    ),
     "regions": ([0, 20, 60], [0, -8, -40], {"role": "regions", "description": "regions"}),
 }
 
@@ -147,7 +153,8 @@ def make_card(folder: Path, kind: str, **changes: object) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{kind}.onnx").write_bytes(content)
     digest = sha256_of_bytes(content)
-    labels = _TISSUE_LABELS if kind == "tissue" else [label(i, f"Class {i}") for i in range(len(weights))]
+    numbered = [label(i, f"Class {i}") for i in range(len(weights))]
+    labels = {"tissue": _TISSUE_LABELS, "both": _BOTH_LABELS}.get(kind, numbered)
     card = {
         "schema_version": 1,
         "name": f"made_{kind}",
@@ -177,7 +184,7 @@ def make_card(folder: Path, kind: str, **changes: object) -> Path:
 
 @pytest.fixture
 def cards(tmp_path: Path) -> SimpleNamespace:
-    """Paths of the cards of three made models: mask, tissue, regions."""
+    """Paths of the cards of made models: mask, tissue, both of these in one, regions."""
     folder = tmp_path / "cards"
     return SimpleNamespace(**{kind: str(make_card(folder, kind)) for kind in _MADE_MODELS})
 

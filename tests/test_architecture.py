@@ -17,6 +17,7 @@ SOURCES = {
         for folder in ("workflows", "models")
         for p in REPOSITORY.glob(f"{folder}/*.py")
     },
+    **{p: ("brainchop_pipe", "train", p.stem) for p in REPOSITORY.glob("models/train/*.py")},
 }
 
 # Part → the parts of this package that it may import.
@@ -58,17 +59,20 @@ ALLOWED = {
     "cli": {"__init__", "bids", "core", "errors", "headers"}
     | {"inference", "settings", "storage", "workflows", "zoo"},
     "models": set(),
+    # Nobody may import it: it needs torch.
+    "train": {"core", "errors", "images", "inference", "storage"},
     "_version": set(),
 }
 
 THIRD_PARTY = {
     "onnxruntime": {"inference/onnxruntime_runner.py"},
     "openvino": {"inference/openvino_runner.py"},
-    "onnx": {"inference/onnx_file.py", "inference/reduce.py", "zoo/convert.py", "zoo/inspect.py"},
-    "safetensors": {"zoo/safetensors_meshnet.py"},
+    "onnx": {"inference/onnx_file.py", "inference/reduce.py", "zoo/convert.py", "zoo/inspect.py"}
+    | {"train/exporting.py"},
+    "safetensors": {"zoo/safetensors_meshnet.py", "train/checkpoint.py"},
     "bids": {"bids/dataset.py"},
     "jinja2": {"report/pages.py"},
-    "PIL": {"report/mosaic.py"},
+    "PIL": {"report/mosaic.py", "train/curves.py"},
     "rich": {"cli/display.py", "cli/models_command.py", "cli/trust_commands.py"},
     "tomli_w": {"workflows/run_log.py"},
     "pydra": {"engines/pydra_tasks.py", "engines/pydra_worker.py", "workflows/folder_pydra.py"},
@@ -92,7 +96,8 @@ def imports(path: Path) -> set[str]:
 
 
 def own_parts(path: Path) -> set[str]:
-    known = {name.split(".")[1] for name in imports(path) if name.startswith("brainchop_pipe.")}
+    names = {name.replace("brainchop_pipe.models.train", "brainchop_pipe.train") for name in imports(path)}
+    known = {name.split(".")[1] for name in names if name.startswith("brainchop_pipe.")}
     plain = {name for name in imports(path) if name == "brainchop_pipe"}
     return {part if part in ALLOWED else "__init__" for part in known} | ({"__init__"} if plain else set())
 
@@ -113,6 +118,12 @@ def test_libraries_are_imported_in_one_place(path):
     for library, places in THIRD_PARTY.items():
         used = any(name.split(".")[0] == library for name in imports(path))
         assert not used or here in places
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_torch_is_for_training_alone(path):
+    used = any(name.split(".")[0] == "torch" for name in imports(path))
+    assert not used or SOURCES[path][1] == "train"
 
 
 def test_core_knows_no_files():

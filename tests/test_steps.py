@@ -182,6 +182,28 @@ def test_brain_is_looked_for_where_somebody_wants_it(cards, tmp_path):
     assert plan.correct
 
 
+def test_tissue_model_that_finds_the_brain_makes_the_tissue_maps_alone(cards):
+    plan = plan_names([cards.both, cards.regions], None, "mask")
+    assert asked(*plan.pair, plan.mask_model, *plan.singles) == [*[cards.both] * 3, cards.regions]
+    other = plan_names([cards.both, cards.tissue], "made_tissue", "auto")
+    assert asked(*other.pair) == [cards.both, cards.tissue]
+
+
+def test_mask_of_a_tissue_model_is_all_that_is_not_background(head_file, cards):
+    prepared = prepare(head_file)
+    labels, brain = run(prepared, cards.both).labels.voxels, brain_of(prepared, cards.both, correct=False)
+    assert len(np.unique(labels)) == 4
+    # Where no label has half of the probability the brain may still have it.
+    assert dice(brain.inside, labels > 0) > 0.98
+    assert not (labels[~brain.inside] > 0).any()
+
+
+def test_label_map_of_a_model_that_found_the_brain_has_its_tissues(head_file, cards):
+    conformed, brain = prepare(head_file).conformed.volume, brain_of(prepare(head_file), cards.both)
+    result = segment_labels((conformed,), conformed.grid, load_model(cards.both), Processing(), brain)
+    assert set(np.unique(result.maps["labels"])) == {0, 1, 2, 3}
+
+
 def asked(*models: Model) -> list[str]:
     """Give the names by which models were asked for."""
     return [model.asked_as for model in models]

@@ -310,7 +310,7 @@ class _ImageWork:
         self, product: Product, status: Status, reason: str = "", seconds: dict[str, float] | None = None
     ) -> list[Outcome]:
         spent = seconds or {}
-        names = [model.card.name for model in product.models]
+        names = dict.fromkeys(model.card.name for model in product.models)
         return [
             Outcome(
                 self.source,

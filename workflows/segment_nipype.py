@@ -206,7 +206,7 @@ def init_brainchop_derivatives_wf(
 def init_brainchop_brain_extraction_wf(
     *,
     mask_model: str = DEFAULT_MODELS[0],
-    tissue_model: str = DEFAULT_MODELS[1],
+    tissue_model: str = DEFAULT_MODELS[-1],
     device: Device = "auto",
     omp_nthreads: int = 1,
     name: str = "brain_extraction_wf",

@@ -60,7 +60,7 @@ class Seen(NamedTuple):
 
 
 def brain_of_prediction(
-    conformed: Volume, mask: Prediction, name: str, clock: Clock, *, correct: bool
+    conformed: Volume, mask: Prediction, card: ModelCard, clock: Clock, *, correct: bool
 ) -> Brain:
     """Make a brain of what a mask model says.
 
@@ -68,21 +68,21 @@ def brain_of_prediction(
     ----------
     conformed : Volume
     mask : Prediction
-        With probabilities, on the grid of its model; label 1 is brain.
-    name : str
+        With probabilities, on the grid of its model; all labels but the first are brain.
+    card : ModelCard
         Of the mask model.
     clock : Clock
         Gets the time of the correction.
     correct : bool
         Correct the bias field within the mask, and look for white matter.
     """
-    probability = mask.probability(1)
+    probability = mask.probability(*range(1, len(card.output.labels)))
     return _brain(
         conformed,
         Volume(on_grid(probability, conformed.grid), conformed.grid),
         clock,
         correct=correct,
-        mask_model=name,
+        mask_model=card.name,
         mask_sha256=None,
         execution=mask.execution,
         field_of_view=mask.field_of_view.description,

@@ -146,11 +146,11 @@ def find_brain(conformed: Volume, mask_model: ReadyModel, processing: Processing
     """
     check_mask_model(mask_model.card)
     clock = Clock()
-    name = mask_model.card.name
-    wanted = mask_model.card.input.grid
+    card = mask_model.card
+    wanted = card.input.grid
     head = conformed if wanted.is_conformed else on_models_grid(wanted, conformed, conformed)
     mask = run_model((head,), mask_model, processing, None, clock, with_probabilities=True)[0]
-    return brain_of_prediction(conformed, mask, name, clock, correct=correct)
+    return brain_of_prediction(conformed, mask, card, clock, correct=correct)
 
 
 def segment_labels(
@@ -177,7 +177,7 @@ def segment_labels(
     """
     clock = Clock()
     card = ready.card
-    known = prediction_of(brain) if brain is not None and brain.record.mask_model == card.name else None
+    known = _known_prediction(brain, card) if brain is not None else None
     prediction, seen = known or run_model(heads, ready, processing, brain, clock)
     with clock.stage(f"write {card.name}"):
         numbered = number_labels(prediction.labels, card, processing.label_scheme)
@@ -298,6 +298,12 @@ def _predict_in_turn(
             )
 
 
+def _known_prediction(brain: Brain, card: ModelCard) -> tuple[Prediction, Seen] | None:
+    """Give what a model said already where it made the mask, and makes nothing but masks."""
+    made_it = brain.record.mask_model == card.name and card.output.role == "mask"
+    return prediction_of(brain) if made_it else None
+
+
 def prediction_of(brain: Brain) -> tuple[Prediction, Seen] | None:
     """Give what a mask model said, from the brain that was made of it; None for a mask that was given."""
     record, probability = brain.record, brain.probability
@@ -388,9 +394,14 @@ def _record(
         quality=found.quality,
         flags=found.flags,
         sides=found.sides,
-        seconds={**(brain.record.seconds if brain else {}), **clock.seconds},
+        seconds=_together(brain.record.seconds if brain else {}, clock.seconds),
         notes=(brain.record.notes if brain else ()) + found.notes,
         started=clock.started,
         ended=utc_now(),
         peak_memory_mb=peak_memory_mb(),
     )
+
+
+def _together(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
+    """Add up the times of stages: one model may find both the brain and its tissues."""
+    return {stage: first.get(stage, 0.0) + second.get(stage, 0.0) for stage in {**first, **second}}

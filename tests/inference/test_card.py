@@ -12,6 +12,9 @@ def test_made_card_reads(tmp_path):
     assert read_card(make_card(tmp_path, "tissue")).output.indices_of("GM") == (2,)
 
 
+TISSUES = [label(0, "a"), label(1, "b", tissue="GM"), label(2, "c", tissue="WM")]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -33,6 +36,7 @@ def test_wrong_key_is_named(tmp_path, changes, message):
     [
         ({"role": "mask", "labels": [label(0, "a"), label(1, "b"), label(2, "c")]}, "2 labels; 3 are given"),
         ({"role": "tissue", "labels": [label(0, "a"), label(1, "b", tissue="GM")]}, "one with 'WM'"),
+        ({"role": "tissue", "includes_csf": True, "labels": TISSUES}, "label with tissue 'CSF'"),
         ({"role": "regions", "labels": [label(0, "a"), label(2, "b")]}, "indices 0, 1, 2"),
     ],
 )

@@ -18,6 +18,7 @@ from brainchop_pipe.workflows.verify_output import verify_output
 
 from brainchop_pipe.bids.failures import without_places
 from brainchop_pipe.bids.names import Source
+from brainchop_pipe.bids.publish import sidecar_path
 from brainchop_pipe.cli.main import main
 from brainchop_pipe.errors import InputError, MissingInputError, UsageError
 from brainchop_pipe.settings import Processing, Settings
@@ -222,6 +223,19 @@ def test_tissues_of_a_given_mask_can_be_made_again(settings, anat, tmp_path, car
     with pytest.raises(UsageError, match="a brain mask that was given"):
         rerun(trace(path), tmp_path / "none", (cards.tissue,))
     found = rerun(trace(path), tmp_path / "again", (cards.tissue,), mask)
+    assert len(found.comparisons) == 5
+    assert all(file.same_bytes for file in found.comparisons)
+
+
+def test_tissues_of_one_model_alone_can_be_made_again(settings, tmp_path, cards):
+    """One model finds the brain and its tissues: it is named once, and its times are those of both."""
+    alone = replace(settings, processing=Processing(models=(cards.both,)))
+    outcomes = run_participants(alone, lambda *_: None)
+    assert [(o.model, o.status) for o in outcomes] == [("made_both", "done")]
+    path = alone.output_dir / "sub-01/anat/sub-01_dseg.nii.gz"
+    provenance = json.loads(sidecar_path(path).read_text())["Provenance"]
+    assert [model["Name"] for model in provenance["Models"]] == ["made_both"]
+    found = rerun(trace(path), tmp_path / "again", (cards.both,))
     assert len(found.comparisons) == 5
     assert all(file.same_bytes for file in found.comparisons)
 

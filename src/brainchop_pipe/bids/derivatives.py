@@ -92,7 +92,7 @@ class Product:
     Parameters
     ----------
     models : tuple of Model
-        Mask model and tissue model, or the one model of a segmentation.
+        Mask model and tissue model, which may be the same, or the one model of a segmentation.
     mask_model : Model or None
         The one that finds the brain for them; None where they see the whole head.
     extras : tuple of str
@@ -107,12 +107,13 @@ class Product:
     def involved(self) -> tuple[Model, ...]:
         """All models that decide what comes out, the one that finds the brain first."""
         first = (self.mask_model,) if self.mask_model and self.mask_model not in self.models else ()
-        return (*first, *self.models)
+        return tuple({model.card.name: model for model in (*first, *self.models)}.values())
 
     @property
     def finds_brain(self) -> bool:
         """Whether its label map is where the brain is."""
-        return self.is_tissue_set or self.models[0].card.output.role == "mask"
+        output = self.models[0].card.output
+        return self.is_tissue_set or output.role == "mask" or output.finds_brain
 
     @property
     def is_tissue_set(self) -> bool:

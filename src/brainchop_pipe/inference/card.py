@@ -91,7 +91,7 @@ class Output(CardPart):
     """What the network's classes are, and what may be written from them."""
 
     role: Literal["mask", "tissue", "regions"] = Field(
-        description="mask: class 1 is the brain; tissue: grey and white matter; regions: anything else"
+        description="mask: label 1 is the brain; tissue: grey and white matter; regions: anything else"
     )
     description: AlphaNumeric = Field(description="Value of `desc-` in file names, such as 'subcortical'")
     values: Literal["logits", "probabilities", "sigmoid", "labels"] = Field(
@@ -99,7 +99,11 @@ class Output(CardPart):
         description="What the network gives: scores before the soft-max; probabilities after it; one channel "
         "of scores of label 1, before the sigmoid; or one channel of label numbers",
     )
-    includes_csf: bool = Field(False, description="For masks: the CSF around the brain is part of it")
+    includes_csf: bool = Field(
+        False,
+        description="For masks and tissues: the CSF around the brain is in the labels, so that all but the "
+        "background are the brain's mask",
+    )
     labels: tuple[Label, ...] = Field(min_length=2, description="In the order of their indices")
 
     @model_validator(mode="after")
@@ -110,12 +114,19 @@ class Output(CardPart):
             raise ValueError(f"a mask model has 2 labels; {len(self.labels)} are given")
         if self.role == "tissue" and not {"GM", "WM"} <= {label.tissue for label in self.labels}:
             raise ValueError("a tissue model needs a label with tissue 'GM' and one with 'WM'")
+        if self.role == "tissue" and self.includes_csf and not self.indices_of("CSF"):
+            raise ValueError("a tissue model that includes CSF needs a label with tissue 'CSF'")
         classes = sorted(c for classes in self.classes for c in classes)
         if classes != list(range(len(classes))):
             raise ValueError(f"labels name the network's channels {classes}; each must be named once")
         if self.values == "sigmoid" and len(self.labels) != 2:
             raise ValueError(f"values 'sigmoid' go with 2 labels; {len(self.labels)} are given")
         return self
+
+    @property
+    def finds_brain(self) -> bool:
+        """Whether all labels but the background are the brain with the CSF around it."""
+        return self.includes_csf and self.role != "regions"
 
     @property
     def classes(self) -> tuple[tuple[int, ...], ...]:
@@ -208,7 +219,7 @@ class ModelCard(CardPart):
 
     @model_validator(mode="after")
     def _can_play_its_role(self) -> Self:
-        finds_brain = self.output.role == "mask" and self.output.includes_csf
+        finds_brain = self.output.finds_brain
         if finds_brain and self.input.grid.values == "raw":
             raise ValueError("a mask model that includes CSF sees the conformed image: grid.values 'uint8'")
         if (finds_brain or self.output.role == "tissue") and self.input.contrasts:

@@ -23,7 +23,8 @@ class Plan:
     Parameters
     ----------
     pair : tuple of Model
-        Mask and tissue model that make the tissue maps together; empty if there are none.
+        Mask and tissue model that make the tissue maps together, which may be one and the
+        same; empty if there are none.
     singles : tuple of Model
         The others, each of which makes a label map.
     mask_model : Model or None
@@ -112,7 +113,7 @@ def preparing_of(card: ModelCard, prepare: str, *, in_pair: bool = False) -> Pre
 
 def is_mask_model(card: ModelCard) -> bool:
     """Tell whether a model finds the brain with the CSF around it."""
-    return card.output.role == "mask" and card.output.includes_csf
+    return card.output.finds_brain
 
 
 def check_mask_model(card: ModelCard) -> None:
@@ -150,7 +151,10 @@ def check_tissue_model(models: tuple[Model, ...], tissue_model: str | None) -> N
 
 
 def _pair(models: tuple[Model, ...], tissue_model: str | None) -> tuple[Model, ...]:
-    """Give the mask and the tissue model that make the tissue maps together; empty where there are none."""
+    """Give the mask and the tissue model that make the tissue maps together; empty where there are none.
+
+    A tissue model that finds the brain is both.
+    """
     mask = next((m for m in models if is_mask_model(m.card)), None)
     tissue = next(
         (
