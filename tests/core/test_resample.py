@@ -117,6 +117,22 @@ def test_any_type_of_real_numbers_is_interpolated(dtype):
     np.testing.assert_allclose(resample_linear(source, target), brute_force(source, target), atol=1e-6)
 
 
+@settings(max_examples=80)
+@given(source=grids, target=grids)
+def test_nearest_agrees_with_a_search_for_any_pair_of_grids(source, target):
+    voxels = np.arange(1, np.prod(source.shape) + 1, dtype=np.int32).reshape(source.shape)
+    found = resample_nearest(Volume(voxels, source), target)
+    matrix = voxel_from_voxel(source, target)
+    position = np.stack(np.indices(target.shape), axis=-1) @ matrix[:3, :3].T + matrix[:3, 3]
+    nearest = np.rint(position).astype(int)
+    last = np.array(source.shape) - 1
+    inside = ((nearest >= 0) & (nearest <= last)).all(axis=-1)
+    expected = np.where(inside, voxels[tuple(np.moveaxis(nearest.clip(0, last), -1, 0))], 0)
+    # Halfway between two voxels rounding decides.
+    clear = (np.abs(position - np.floor(position) - 0.5) > 5e-3).all(axis=-1)
+    np.testing.assert_array_equal(found[clear], expected[clear])
+
+
 def test_nearest_takes_the_closest_voxel():
     source = Volume(np.arange(4, dtype=np.uint8).reshape(4, 1, 1) + 1, Grid((4, 1, 1), np.eye(4)))
     target = Grid((10, 1, 1), np.diag([0.5, 1, 1, 1]))

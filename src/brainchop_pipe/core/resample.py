@@ -72,8 +72,10 @@ def resample_nearest(source: Volume, target: Grid) -> np.ndarray:
         A position halfway between two voxels takes the one with the higher index.
     """
     matrix = voxel_from_voxel(source.grid, target)
-    matrix[:3, 3] += _TOLERANCE_VOXELS
-    return _walk(source.voxels, matrix, target.shape, sitk.sitkNearestNeighbor)[0]
+    # All that a slice of a head, for example, sees of it.
+    seen = _reach(np.linalg.inv(matrix), target.shape, source.grid.shape)
+    matrix[:3, 3] += _TOLERANCE_VOXELS - np.array([s.start for s in seen])
+    return _walk(source.voxels[seen], matrix, target.shape, sitk.sitkNearestNeighbor)[0]
 
 
 def resample_labels(source: Volume, target: Grid) -> np.ndarray:

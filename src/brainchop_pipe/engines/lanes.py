@@ -29,8 +29,8 @@ from brainchop_pipe.errors import WorkerLostError
 
 logger = logging.getLogger(__name__)
 
-# What a server of processes imports once for all of them.
-_PRELOAD = ["brainchop_pipe.engines.pydra_worker"]
+# What a server of processes imports once for all of them, at least.
+_PRELOAD = "brainchop_pipe.engines.pydra_worker"
 
 # A socket's path has at most 107 bytes, of which the server adds these to the temporary folder's.
 _LONGEST_TEMPORARY_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
@@ -236,8 +236,13 @@ class Lanes:
             idle.put_nowait(lane)
 
 
-def start_ahead() -> Any:
+def start_ahead(*more: str) -> Any:
     """Have the server of processes begin with its imports, which take a second; a second call does nothing.
+
+    Parameters
+    ----------
+    *more : str
+        Modules that it imports besides those that lanes need.
 
     Returns
     -------
@@ -245,6 +250,7 @@ def start_ahead() -> Any:
         That lanes start their processes with.
     """
     context = _context()
+    context.set_forkserver_preload([_PRELOAD, *more])
     if context.get_start_method() == "forkserver":
         with _PROCESSES:
             multiprocessing.forkserver.ensure_running()
@@ -261,9 +267,7 @@ def _context() -> Any:
         room = len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TEMPORARY_FOLDER
     except FileNotFoundError:
         room = False
-    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" and room else "spawn")
-    context.set_forkserver_preload(_PRELOAD)
-    return context
+    return multiprocessing.get_context("forkserver" if sys.platform == "linux" and room else "spawn")
 
 
 def _absolute_folders() -> dict[str, str]:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 # class and voxel, and for each voxel. Where that is more than the two layers that it holds before,
 # the last layer is run on slabs, each with at most so many logits.
 _FOR_EACH_CLASS, _FOR_ALL_CLASSES = 3, 6
-_SLAB_LOGITS = 1 << 24
+_SLAB_LOGITS = 1 << 21
 
 
 @dataclass(frozen=True, eq=False)
