@@ -1,4 +1,4 @@
-"""How right the model is that the package carries: ``python -m tests.benchmarks.embedded [TABLE...]``.
+"""How right a model is that is to find the brain by default: ``python -m tests.benchmarks.embedded CARD``.
 
 On images that its training never saw: masks of all heads against those of `mindgrab`;
 masks and tissues of the head that has FreeSurfer's labels against these; disturbed
@@ -36,7 +36,7 @@ from brainchop_pipe.report.mosaic import draw
 from brainchop_pipe.settings import Processing, available_cpus
 from brainchop_pipe.steps import find_brain, load_model, prepare
 
-EMBEDDED, OTHER = "brainchop_any", "mindgrab"
+OTHER = "mindgrab"
 TABLES = ("heads", "tissues", "variants", "cost")
 VARIANTS = 200
 Row = dict[str, object]
@@ -71,13 +71,13 @@ def file_on(folder: Path, name: str, grid: Grid) -> np.ndarray | None:
     return resample_nearest(Volume(volume.voxels.astype(np.int32), volume.grid), grid)
 
 
-def heads_table(masks: dict[str, Path], kept: Path) -> Iterator[Row]:
+def heads_table(model: str, masks: dict[str, Path], kept: Path) -> Iterator[Row]:
     """Compare masks of all heads with mindgrab's, which are kept in a folder: they take a minute each."""
     rows: dict[str, list[Row]] = {}
     for name, path in images().items():
         volume = prepare(path).conformed.volume
         reference = _kept_mask(kept / f"{name}.npy", volume)
-        found = {EMBEDDED: brain_mask(volume, EMBEDDED)}
+        found = {model: brain_mask(volume, model)}
         found |= {program: file_on(folder, name, volume.grid) for program, folder in masks.items()}
         for program, mask in found.items():
             if mask is not None:
@@ -85,7 +85,7 @@ def heads_table(masks: dict[str, Path], kept: Path) -> Iterator[Row]:
                 rows.setdefault(program, []).append(row)
                 sizes = {"mL": int((mask > 0).sum() / 1000), f"{OTHER} mL": int(reference.sum() / 1000)}
                 yield {"table": "heads", "image": name, "program": program, **row, **sizes}
-        own, other = (Volume(m.astype(np.uint8), volume.grid) for m in (found[EMBEDDED], reference))
+        own, other = (Volume(m.astype(np.uint8), volume.grid) for m in (found[model], reference))
         (kept / f"{name}.png").write_bytes(draw(volume, own, {1: "#E69F00"}, mask=other))
     for program, each in rows.items():
         dices, distances = ([float(str(row[key])) for row in each] for key in ("dice", "hd95_mm"))
@@ -98,44 +98,44 @@ def heads_table(masks: dict[str, Path], kept: Path) -> Iterator[Row]:
         }
 
 
-def tissues_table(masks: dict[str, Path], labels: dict[str, Path], kept: Path) -> Iterator[Row]:
+def tissues_table(model: str, masks: dict[str, Path], labels: dict[str, Path], kept: Path) -> Iterator[Row]:
     """Compare masks and tissues of the labelled head with FreeSurfer's."""
     name = f"sub-{LABELLED}_T1w"
     image = images()[name]
     reference, grid = reference_on(image), read_image(image).volume.grid
     volume = prepare(image).conformed.volume
     wanted = file_on(SHARED / "data" / "reference", f"sub-{LABELLED}_brainmask", volume.grid)
-    found = {EMBEDDED: brain_mask(volume, EMBEDDED), OTHER: _kept_mask(kept / f"{name}.npy", volume)}
+    found = {model: brain_mask(volume, model), OTHER: _kept_mask(kept / f"{name}.npy", volume)}
     found |= {program: file_on(folder, name, volume.grid) for program, folder in masks.items()}
     for program, mask in found.items():
         if mask is not None and wanted is not None:
             row = compared(mask > 0, wanted > 0, volume.grid)
             yield {"table": "tissues", "program": program, "mask against": "FreeSurfer's", **row}
-    dsegs = {EMBEDDED: own_tissues(image)}
+    dsegs = {model: own_tissues(image, model)}
     dsegs |= {program: _as_tissues(file_on(folder, name, grid)) for program, folder in labels.items()}
     for program, dseg in dsegs.items():
         if dseg is not None:
             yield {"table": "tissues", "program": program, **tissue_dice(dseg, reference)}
 
 
-def own_tissues(image: Path) -> np.ndarray:
+def own_tissues(image: Path, model: str) -> np.ndarray:
     """Give the tissue map that the default run writes, in the image's own order of voxels."""
     threads = available_cpus()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         conformed = conform_file(image, folder / "conformed.nii")
-        brain = extract_brain_file(conformed, folder, mask_model=EMBEDDED, correct=False, threads=threads)
+        brain = extract_brain_file(conformed, folder, mask_model=model, correct=False, threads=threads)
         files = segment_tissues_file(
-            conformed, image, *brain, folder, tissue_model=EMBEDDED, threads=threads, orientation="native"
+            conformed, image, *brain, folder, tissue_model=model, threads=threads, orientation="native"
         )
         return read_image(files.dseg, allow_constant=True).volume.voxels
 
 
-def variants_table(count: int) -> Iterator[Row]:
+def variants_table(model: str, count: int) -> Iterator[Row]:
     """Compare masks of disturbed heads with the undisturbed ones, within the field of view."""
     names, values = list(images()), []
     whole = {name: prepare(path).conformed.volume for name, path in images().items()}
-    masks = {name: brain_mask(volume, EMBEDDED) for name, volume in whole.items()}
+    masks = {name: brain_mask(volume, model) for name, volume in whole.items()}
     for number in range(count):
         name = names[number % len(names)]
         volume, mask = whole[name], masks[name]
@@ -144,7 +144,7 @@ def variants_table(count: int) -> Iterator[Row]:
         moved = Grid(volume.grid.shape, variant.moved @ volume.grid.affine)
         expected = resample_nearest(Volume((mask & variant.seen).astype(np.uint8), moved), conformed.grid) > 0
         visible = resample_nearest(Volume(variant.seen.astype(np.uint8), moved), conformed.grid) > 0
-        value = dice(brain_mask(conformed, EMBEDDED) & visible, expected)
+        value = dice(brain_mask(conformed, model) & visible, expected)
         values.append(value)
         yield {"table": "variants", "image": name, "variant": variant.words, "dice": round(value, 3)}
     share = sum(value >= 0.85 for value in values) / len(values)
@@ -153,18 +153,18 @@ def variants_table(count: int) -> Iterator[Row]:
     yield {"table": "variants", "count": count, "at least .85": share, "median": median, "lowest": low}
 
 
-def cost_table() -> Iterator[Row]:
+def cost_table(model: str) -> Iterator[Row]:
     """Measure inference on each head in a process of its own, with two threads."""
     for name, path in images().items():
-        command = [sys.executable, "-m", "tests.benchmarks.embedded", "--measure", str(path)]
+        command = [sys.executable, "-m", "tests.benchmarks.embedded", model, "--measure", str(path)]
         result = subprocess.run(command, capture_output=True, text=True, check=True)
         yield {"table": "cost", "image": name, **json.loads(result.stdout)}
 
 
-def measure(path: Path) -> Row:
+def measure(model: str, path: Path) -> Row:
     """Give seconds of the second of two runs, and the peak memory of this process, with and without it."""
     volume = conform(read_image(path).volume).volume
-    ready = load_model(EMBEDDED)
+    ready = load_model(model)
     view = view_of((volume,), ready.card)
     before = peak_memory_mb()
     seconds = []
@@ -196,7 +196,8 @@ def _pairs(given: list[str]) -> dict[str, Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tables", nargs="*", default=TABLES)
+    parser.add_argument("model", help="name, or card")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     parser.add_argument("--masks", nargs="+", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--labels", nargs="+", default=[], metavar="NAME=FOLDER")
     parser.add_argument(
@@ -206,14 +207,14 @@ def main() -> None:
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        sys.stdout.write(json.dumps(measure(given.measure)))
+        sys.stdout.write(json.dumps(measure(given.model, given.measure)))
         return
     masks, labels = _pairs(given.masks), _pairs(given.labels)
     rows = {
-        "heads": lambda: heads_table(masks, given.keep),
-        "tissues": lambda: tissues_table(masks, labels, given.keep),
-        "variants": lambda: variants_table(given.variants),
-        "cost": cost_table,
+        "heads": lambda: heads_table(given.model, masks, given.keep),
+        "tissues": lambda: tissues_table(given.model, masks, labels, given.keep),
+        "variants": lambda: variants_table(given.model, given.variants),
+        "cost": lambda: cost_table(given.model),
     }
     for table in given.tables:
         for row in rows[table]():

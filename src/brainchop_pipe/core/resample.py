@@ -73,7 +73,7 @@ def resample_nearest(source: Volume, target: Grid) -> np.ndarray:
     """
     matrix = voxel_from_voxel(source.grid, target)
     # All that a slice of a head, for example, sees of it.
-    seen = _reach(np.linalg.inv(matrix), target.shape, source.grid.shape)
+    seen = _reach(voxel_from_voxel(target, source.grid), target.shape, source.grid.shape)
     matrix[:3, 3] += _TOLERANCE_VOXELS - np.array([s.start for s in seen])
     return _walk(source.voxels[seen], matrix, target.shape, sitk.sitkNearestNeighbor)[0]
 
