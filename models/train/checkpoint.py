@@ -68,7 +68,7 @@ def save_checkpoint(
         "progress": json.dumps(vars(progress)),
         "settings": settings.model_dump_json(),
     }
-    write_whole(folder / NAME, save({k: v.contiguous() for k, v in tensors.items()}, texts))
+    write_whole(folder / NAME, save({k: v.cpu().contiguous() for k, v in tensors.items()}, texts))
 
 
 def load_checkpoint(
@@ -91,7 +91,8 @@ def load_checkpoint(
             f"{folder / NAME} is of another network than the configuration describes; use another folder: "
             f"{error}"
         ) from error
-    average.weights.update(_below(tensors, "average/"))
+    for name, value in _below(tensors, "average/").items():
+        average.weights[name].copy_(value)
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in _below(tensors, "optimizer/").items():
         index, key = name.split("/")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from brainchop_pipe.models.train.fields import blur, smooth_field
+from brainchop_pipe.models.train.fields import Shape, blur, look_up, smooth_field, white_noise
 from brainchop_pipe.models.train.settings import Making
 from brainchop_pipe.models.train.structures import TISSUE_OF
 from torch import Tensor
@@ -23,9 +23,8 @@ def corrupt(image: Tensor, making: Making, rng: np.random.Generator) -> Tensor:
     making : Making
     rng : numpy.random.Generator
     """
-    shape = (image.shape[0], image.shape[1], image.shape[2])
     strength = making.bias * abs(float(rng.normal()))
-    light = torch.exp(smooth_field(shape, int(rng.integers(2, 6)), 1, rng)[0].mul_(strength))
+    light = torch.exp(smooth_field(_shape(image), int(rng.integers(2, 6)), 1, rng, image.device)[0].mul_(strength))
     image = image * light
     image = image.clamp_(min=1e-4).pow_(float(np.exp(rng.normal(0, making.gamma))))
     noise = making.noise * float(rng.random()) ** 2
@@ -49,15 +48,15 @@ def remove_parts(
     """Take the face away, or all that is not brain, in a share of the images."""
     chance = rng.random()
     if chance < making.brain_only:
-        brain = torch.from_numpy(TISSUE_OF)[found.int()] > 0
+        brain = look_up(TISSUE_OF, found) > 0
         grown = blur(brain.float(), (0.6, 0.6, 0.6)) > 0.02 if rng.random() < 0.5 else brain
         return found, image * grown
     if chance < making.brain_only + making.faceless:
         # Conformed images lie in L, I, A: the face is at the end of the second and the third axis.
         size = found.shape
-        down = torch.arange(size[1])[None, :, None] > size[1] * rng.uniform(0.5, 0.7)
-        front = torch.arange(size[2])[None, None, :] > size[2] * rng.uniform(0.5, 0.75)
-        face = down & front & (torch.from_numpy(TISSUE_OF)[found.int()] == 0)
+        down = torch.arange(size[1], device=found.device)[None, :, None] > size[1] * rng.uniform(0.5, 0.7)
+        front = torch.arange(size[2], device=found.device)[None, None, :] > size[2] * rng.uniform(0.5, 0.75)
+        face = down & front & (look_up(TISSUE_OF, found) == 0)
         return found, image.masked_fill_(face, 0)
     return found, image
 
@@ -68,14 +67,18 @@ def crop_view(
     """Blacken what lies beyond the field of view, in a share of the images; nothing is to be found there."""
     if rng.random() >= making.cropped:
         return image, tissues
-    seen = torch.ones(image.shape, dtype=torch.bool)
+    seen = torch.ones_like(image, dtype=torch.bool)
     for axis in rng.choice(3, int(rng.integers(1, 3)), replace=False):
         size = image.shape[axis]
         first, last = int(size * rng.uniform(0, 0.3)), int(size * rng.uniform(0.7, 1.0))
-        along = torch.arange(size)
-        inside = (along >= first * rng.integers(0, 2)) & (along < last)
+        along = torch.arange(size, device=image.device)
+        inside = (along >= first * int(rng.integers(0, 2))) & (along < last)
         seen &= inside.view([-1 if a == axis else 1 for a in range(3)])
     return image * seen, tissues * seen
+
+
+def _shape(image: Tensor) -> Shape:
+    return image.shape[0], image.shape[1], image.shape[2]
 
 
 def _voxel_size(making: Making, rng: np.random.Generator) -> np.ndarray:
@@ -109,9 +112,9 @@ def _add_noise(image: Tensor, noise: float, rng: np.random.Generator) -> Tensor:
     """Add Rician noise, the magnitude of a complex signal; `noise` is the standard deviation of each part."""
     if noise < 0.003:
         return image.clamp_(min=0)
-    real = torch.from_numpy(rng.standard_normal(tuple(image.shape), np.float32)).mul_(noise)
+    real = white_noise(_shape(image), rng, image.device).mul_(noise)
     if rng.random() < 0.3:
         # Many programs blacken the air.
         return image.add_(real).clamp_(min=0)
-    imaginary = torch.from_numpy(rng.standard_normal(tuple(image.shape), np.float32)).mul_(noise)
+    imaginary = white_noise(_shape(image), rng, image.device).mul_(noise)
     return real.add_(image).square_().add_(imaginary.square_()).sqrt_()

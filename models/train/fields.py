@@ -11,7 +11,9 @@ Shape = tuple[int, int, int]
 _LEAST_SIGMA = 0.2
 
 
-def smooth_field(shape: Shape, knots: int, channels: int, rng: np.random.Generator) -> Tensor:
+def smooth_field(
+    shape: Shape, knots: int, channels: int, rng: np.random.Generator, device: torch.device
+) -> Tensor:
     """Draw smooth random fields: normal values on a few knots, interpolated.
 
     Parameters
@@ -21,13 +23,26 @@ def smooth_field(shape: Shape, knots: int, channels: int, rng: np.random.Generat
         Along each axis.
     channels : int
     rng : numpy.random.Generator
+    device : torch.device
+        Where the fields are to lie.
 
     Returns
     -------
     float32, shape (channels, I, J, K)
     """
     values = torch.from_numpy(rng.standard_normal((1, channels, knots, knots, knots), np.float32))
-    return functional.interpolate(values, shape, mode="trilinear", align_corners=True)[0]
+    return functional.interpolate(values.to(device), shape, mode="trilinear", align_corners=True)[0]
+
+
+def white_noise(shape: Shape, rng: np.random.Generator, device: torch.device) -> Tensor:
+    """Draw normal values on a device, by a seed from a generator: float32, `shape`."""
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+    return torch.randn(shape, generator=generator, device=device)
+
+
+def look_up(table: np.ndarray, index: Tensor) -> Tensor:
+    """Give the value of a table for each voxel of a volume of indices, where that volume lies."""
+    return torch.from_numpy(table).to(index.device)[index.int()]
 
 
 def random_affine(rng: np.random.Generator, rotation_deg: float, scaling: float, shear: float) -> np.ndarray:
@@ -52,7 +67,7 @@ def random_affine(rng: np.random.Generator, rotation_deg: float, scaling: float,
 
 
 def source_coordinates(
-    shape: Shape, matrix: np.ndarray, center: np.ndarray, displacement: Tensor | None
+    shape: Shape, matrix: np.ndarray, center: np.ndarray, displacement: Tensor
 ) -> list[Tensor]:
     """Give for each voxel to be made where it lies in the source, in voxels of the source.
 
@@ -62,27 +77,29 @@ def source_coordinates(
     matrix : float64, shape (3, 3)
     center : float64, shape (3,)
         Point of the source that comes to lie in the middle.
-    displacement : float32, shape (3, I, J, K), or None
+    displacement : float32, shape (3, I, J, K)
+        Added, in voxels of the source.
 
     Returns
     -------
     list of three float32 arrays of `shape`
     """
-    along = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in shape]
+    along = [
+        torch.arange(n, dtype=torch.float32, device=displacement.device) - (n - 1) / 2 for n in shape
+    ]
     i, j, k = along[0][:, None, None], along[1][None, :, None], along[2][None, None, :]
     found = []
     for row in range(3):
         a, b, c = (float(v) for v in matrix[row])
         plane = (b * j + c * k) + float(center[row])
-        moved = a * i + plane
-        found.append(moved if displacement is None else moved.add_(displacement[row]))
+        found.append((a * i + plane).add_(displacement[row]))
     return found
 
 
 def take_nearest(source: Tensor, coordinates: list[Tensor]) -> Tensor:
     """Read a volume at the nearest voxels; 0 outside of it."""
-    index = torch.zeros(coordinates[0].shape, dtype=torch.int32)
-    inside = torch.ones(coordinates[0].shape, dtype=torch.bool)
+    index = torch.zeros_like(coordinates[0], dtype=torch.int32)
+    inside = torch.ones_like(coordinates[0], dtype=torch.bool)
     for size, along in zip(source.shape, coordinates, strict=True):
         nearest = along.round().to(torch.int32)
         inside &= (nearest >= 0) & (nearest < size)

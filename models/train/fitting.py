@@ -59,8 +59,8 @@ class Training:
         """Write the checkpoint."""
         save_checkpoint(self.folder, self.settings, self.network, self.average, self.optimizer, self.progress)
 
-    def step(self, example: Example) -> float:
-        """Fit to one image; give the loss before."""
+    def step(self, example: Example) -> Tensor:
+        """Fit to one image; give the loss before, which nobody has waited for yet."""
         fitting, number = self.settings.fitting, self.progress.step
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(number, fitting)
@@ -79,7 +79,7 @@ class Training:
         self.optimizer.step()
         self.average.update(self.network, number)
         self.progress.step += 1
-        return float(loss.detach())
+        return loss.detach()
 
     def averaged(self) -> Segmenter:
         """Give a network with the averaged weights."""
@@ -111,7 +111,7 @@ class Training:
             self.save()
 
     def _follow(self, loader: "DataLoader[Example]", looks: list[Example], show: Show) -> None:
-        fitting, losses = self.settings.fitting, []
+        fitting, losses = self.settings.fitting, list[Tensor]()
         started = saved = time.monotonic()
         earlier = self.progress.seconds
         for example in loader:
@@ -120,7 +120,7 @@ class Training:
             if self.progress.step % fitting.check_every == 0 or self.progress.step == fitting.steps:
                 found = evaluate(self.averaged(), looks)
                 line = {"step": self.progress.step, "minutes": round(self.progress.seconds / 60, 1)}
-                line |= {"loss": round(float(np.mean(losses)), 4)} | found
+                line |= {"loss": round(float(torch.stack(losses).mean()), 4)} | found
                 self.progress.history.append(line)
                 losses.clear()
                 show(line)
@@ -169,10 +169,10 @@ def _cut(volume: Tensor, box: tuple[slice, ...], spacing: int) -> Tensor:
 
 def _loader(heads: Heads, settings: Settings, first: int) -> "DataLoader[Example]":
     fitting = settings.fitting
-    examples = Examples(
-        heads, settings.making, settings.data.pair_share, (fitting.seed, TRAINING), fitting.steps, first
-    )
     workers = min(fitting.workers, os.cpu_count() or 1)
+    examples = Examples(
+        heads if workers else heads.on(fitting.device), settings.making, settings.data.pair_share, (fitting.seed, TRAINING), fitting.steps, first
+    )
     # They come in their order whatever the number of processes, each made of its own seed.
     return DataLoader(
         examples,

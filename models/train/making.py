@@ -14,11 +14,13 @@ from brainchop_pipe.models.train.contrast import grey_levels
 from brainchop_pipe.models.train.corruption import as_conformed, corrupt, crop_view, remove_parts
 from brainchop_pipe.models.train.fields import (
     Shape,
+    look_up,
     random_affine,
     smooth_field,
     source_coordinates,
     take_linear,
     take_nearest,
+    white_noise,
 )
 from brainchop_pipe.models.train.settings import Kind, Making
 from brainchop_pipe.models.train.structures import INDEX, TISSUE_OF
@@ -50,10 +52,10 @@ def make_example(structures: Tensor, making: Making, seed: tuple[int, ...]) -> E
     Parameters
     ----------
     structures : uint8, shape (I, J, K)
-        See `structures_of`; 1 mm, conformed.
+        See `structures_of`; 1 mm, conformed. The image is made on the device that it lies on.
     making : Making
     seed : tuple of int
-        The same seed gives the same image.
+        The same seed gives the same image, on one kind of device.
     """
     rng = np.random.default_rng(seed)
     kind = str(rng.choice(list(making.kinds), p=_shares(making.kinds)))
@@ -61,7 +63,7 @@ def make_example(structures: Tensor, making: Making, seed: tuple[int, ...]) -> E
     found = take_nearest(structures, coordinates)
     image = _paint(found, kind, making, rng)
     found, image = remove_parts(found, image, making, rng)
-    tissues = torch.from_numpy(TISSUE_OF)[found.int()]
+    tissues = look_up(TISSUE_OF, found)
     image, tissues = crop_view(corrupt(image, making, rng), tissues, making, rng)
     return Example(as_conformed(image), tissues)
 
@@ -100,14 +102,14 @@ def _place(source: Tensor, making: Making, rng: np.random.Generator) -> list[Ten
     center = brain.mean(axis=0) + rng.normal(0, 1, 3) * making.shift_mm * rng.choice([0.3, 1.0])
     turned = making.rotation_deg * rng.choice([1.0, 2.5], p=[0.85, 0.15])
     matrix = random_affine(rng, turned, making.scaling, making.shear)
-    displacement = smooth_field(shape, 7, 3, rng) * (making.deformation_mm * rng.random())
-    finer = smooth_field(shape, 16, 3, rng) * (0.35 * making.deformation_mm * rng.random())
+    displacement = smooth_field(shape, 7, 3, rng, source.device) * (making.deformation_mm * rng.random())
+    finer = smooth_field(shape, 16, 3, rng, source.device) * (0.35 * making.deformation_mm * rng.random())
     return source_coordinates(shape, matrix, center, displacement.add_(finer))
 
 
 def _brain_box(source: Tensor) -> np.ndarray:
     """Give the corners of what is brain; sampled, since only its middle is needed."""
-    coarse = source.numpy()[::4, ::4, ::4]
+    coarse = source[::4, ::4, ::4].cpu().numpy()
     points = np.argwhere(TISSUE_OF[coarse] > 0 if coarse.max() > 3 else coarse > 0) * 4.0
     if not len(points):
         return np.array([[0, 0, 0], source.shape])
@@ -117,18 +119,17 @@ def _brain_box(source: Tensor) -> np.ndarray:
 def _paint(found: Tensor, kind: str, making: Making, rng: np.random.Generator) -> Tensor:
     """Give each structure its grey level, with texture, and patches of another level outside of the brain."""
     shape = (found.shape[0], found.shape[1], found.shape[2])
-    index = found.int()
     levels = grey_levels(kind, rng)
     patchy = levels.copy()
     outside = np.flatnonzero(TISSUE_OF == 0)[1:]
     patchy[outside] = np.clip(levels[outside] + rng.normal(0, 0.25, len(outside)), 0, 3)
     if rng.random() < making.lesions:
         patchy[INDEX["white matter"]] = rng.uniform(0, 1.2)
-    patches = smooth_field(shape, int(rng.integers(8, 28)), 1, rng)[0]
-    in_brain = torch.from_numpy(TISSUE_OF)[index] > 0
+    patches = smooth_field(shape, int(rng.integers(8, 28)), 1, rng, found.device)[0]
+    in_brain = look_up(TISSUE_OF, found) > 0
     chosen = torch.where(in_brain, patches > 2.0, patches > rng.normal(0, 0.4))
-    image = torch.where(chosen, torch.from_numpy(patchy)[index], torch.from_numpy(levels)[index])
+    image = torch.where(chosen, look_up(patchy, found), look_up(levels, found))
     roughness = rng.uniform(0.0, 0.09, len(levels)).astype(np.float32) * rng.choice([0.4, 1.0])
     roughness[0] *= 0.3
-    grain = torch.from_numpy(rng.standard_normal(shape, np.float32))
-    return image.add_(grain.mul_(torch.from_numpy(roughness)[index])).clamp_(min=0)
+    grain = white_noise(shape, rng, found.device)
+    return image.add_(grain.mul_(look_up(roughness, found))).clamp_(min=0)

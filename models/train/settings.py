@@ -72,7 +72,9 @@ class Fitting(_Part):
     )
     patch: int = Field(80, description="Edge of the cube that is refined in a step, even")
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    workers: int = Field(1, description="Processes that make images")
+    workers: int = Field(
+        1, description="Processes that make images; with 0 the device of the training makes them, a GPU fastest"
+    )
     threads: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
     checkpoint_minutes: float = 3.0

@@ -44,6 +44,11 @@ class Heads:
     maps: dict[str, Tensor]
     pairs: tuple[Pair, ...]
 
+    def on(self, device: str) -> "Heads":
+        """Give the same heads in the memory of a device."""
+        maps = {name: structures.to(device) for name, structures in self.maps.items()}
+        return Heads(maps, tuple(Pair(p.image.to(device), p.tissues.to(device)) for p in self.pairs))
+
 
 def read_heads(data: Data, folder: Path) -> tuple[Heads, Heads]:
     """Read what training sees, and what it never sees.

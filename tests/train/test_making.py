@@ -76,10 +76,11 @@ def test_variant_of_a_pair_keeps_image_and_labels_together():
 def test_reading_at_whole_voxels_gives_the_voxels():
     volume = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
     center = (np.array(volume.shape) - 1) / 2
-    here = source_coordinates((2, 3, 4), np.eye(3), center, None)
+    still = torch.zeros(3, 2, 3, 4)
+    here = source_coordinates((2, 3, 4), np.eye(3), center, still)
     assert torch.equal(take_nearest(volume, here), volume)
     assert torch.allclose(take_linear(volume, here), volume, atol=1e-4)
-    beyond = source_coordinates((2, 3, 4), np.eye(3), center + 10, None)
+    beyond = source_coordinates((2, 3, 4), np.eye(3), center + 10, still)
     assert not take_nearest(volume, beyond).any()
 
 
