@@ -33,7 +33,7 @@ from brainchop_pipe.images import read_place
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.step_files import BrainFiles
 from brainchop_pipe.zoo.catalog import Model
-from brainchop_pipe.zoo.plan import NO_TISSUE_MODEL
+from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL, NO_TISSUE_MODEL
 
 if TYPE_CHECKING:
     from brainchop_pipe.engines.pydra_worker import SegmentOutcome
@@ -137,7 +137,9 @@ def check_extras(models: tuple[Model, ...], settings: Settings) -> None:
         extra for product in plan_products(models, settings.processing, wanted) for extra in product.extras
     }
     if "extracted" in wanted and "extracted" not in able:
-        raise UsageError("--write-also brain needs a model that finds the brain, such as mindgrab")
+        raise UsageError(
+            f"--write-also brain needs a model that finds the brain, such as {DEFAULT_MASK_MODEL}"
+        )
     if "prepared" in wanted and "prepared" not in able:
         raise UsageError("--write-also prepared: no model of this run sees the brain; give --prepare brain")
 

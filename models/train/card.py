@@ -80,6 +80,7 @@ def card_of(settings: Settings, progress: Progress, sha256: str) -> dict[str, An
         },
         "post_filter": {"largest_component": True, "fill_holes": True, "connectivity": 26},
         "memory": {"full_gb": told.full_gb, "cropped_gb": told.cropped_gb},
+        "time": {"full_seconds": told.full_seconds, "cropped_seconds": told.cropped_seconds},
     }
     ModelCard.model_validate(card)
     return card
@@ -89,6 +90,6 @@ def _training(settings: Settings, progress: Progress) -> str:
     """Say how long the training was, and on what."""
     where = "a GPU" if settings.fitting.device == "cuda" else "two CPU cores"
     return (
-        f"Trained for {progress.step} steps of one image each, {progress.seconds / 3600:.1f} hours on "
+        f"Trained for {progress.step} steps of one image each, {progress.seconds / 60:.0f} minutes on "
         f"{where}; seed {settings.fitting.seed}."
     )

@@ -24,7 +24,9 @@ def corrupt(image: Tensor, making: Making, rng: np.random.Generator) -> Tensor:
     rng : numpy.random.Generator
     """
     strength = making.bias * abs(float(rng.normal()))
-    light = torch.exp(smooth_field(_shape(image), int(rng.integers(2, 6)), 1, rng, image.device)[0].mul_(strength))
+    light = torch.exp(
+        smooth_field(_shape(image), int(rng.integers(2, 6)), 1, rng, image.device)[0].mul_(strength)
+    )
     image = image * light
     image = image.clamp_(min=1e-4).pow_(float(np.exp(rng.normal(0, making.gamma))))
     noise = making.noise * float(rng.random()) ** 2

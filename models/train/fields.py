@@ -84,9 +84,7 @@ def source_coordinates(
     -------
     list of three float32 arrays of `shape`
     """
-    along = [
-        torch.arange(n, dtype=torch.float32, device=displacement.device) - (n - 1) / 2 for n in shape
-    ]
+    along = [torch.arange(n, dtype=torch.float32, device=displacement.device) - (n - 1) / 2 for n in shape]
     i, j, k = along[0][:, None, None], along[1][None, :, None], along[2][None, None, :]
     found = []
     for row in range(3):

@@ -171,7 +171,12 @@ def _loader(heads: Heads, settings: Settings, first: int) -> "DataLoader[Example
     fitting = settings.fitting
     workers = min(fitting.workers, os.cpu_count() or 1)
     examples = Examples(
-        heads if workers else heads.on(fitting.device), settings.making, settings.data.pair_share, (fitting.seed, TRAINING), fitting.steps, first
+        heads if workers else heads.on(fitting.device),
+        settings.making,
+        settings.data.pair_share,
+        (fitting.seed, TRAINING),
+        fitting.steps,
+        first,
     )
     # They come in their order whatever the number of processes, each made of its own seed.
     return DataLoader(

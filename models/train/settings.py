@@ -73,7 +73,8 @@ class Fitting(_Part):
     patch: int = Field(80, description="Edge of the cube that is refined in a step, even")
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     workers: int = Field(
-        1, description="Processes that make images; with 0 the device of the training makes them, a GPU fastest"
+        1,
+        description="Processes that make images; with 0 the device of the training makes them, a GPU fastest",
     )
     threads: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
@@ -103,6 +104,8 @@ class Card(_Part):
     crop_measured_on: str = "not measured"
     full_gb: float = 2.0
     cropped_gb: float = 1.0
+    full_seconds: float = Field(4.0, gt=0, description="On two processors of a server")
+    cropped_seconds: float = Field(2.0, gt=0)
 
 
 class Settings(_Part):

@@ -14,8 +14,8 @@ from brainchop_pipe.inference.session import AVOID_VARIABLE, DEVICES, Device
 Orientation = Literal["ras", "native"]
 Preparation = Literal["auto", "none", "mask", "brain"]
 
-# Until the package carries a model of its own: together these two give mask and tissues.
-DEFAULT_MODELS = ("mindgrab", "tissue")
+# In the package itself: mask and tissues of any contrast, without a network.
+DEFAULT_MODELS = ("brainchop_any",)
 
 # For a process whose predecessor broke while it ran a network: the processors alone.
 AFTER_CRASH = {AVOID_VARIABLE: ",".join(device for device in DEVICES if device not in ("auto", "cpu"))}

@@ -20,6 +20,8 @@ from brainchop_pipe.errors import MissingInputError, UsageError
 from brainchop_pipe.settings import Processing, Query, Settings
 from brainchop_pipe.zoo.catalog import find_models
 
+PUBLISHED = ("mindgrab", "tissue")
+
 
 @pytest.fixture
 def settings(dataset, tmp_path, cards) -> Settings:
@@ -95,7 +97,7 @@ def test_one_image_with_a_mask_is_no_work_for_a_cluster(settings, tmp_path):
 
 
 def test_memory_and_time_come_from_the_cards(settings):
-    default = replace(settings, processing=Processing(device="cpu"))
+    default = replace(settings, processing=Processing(device="cpu", models=PUBLISHED))
     models = find_models(default.processing.models)
     one = task_needs(default, models, 2)
     assert one.memory_gb == pytest.approx(2.6 + 2.0 + 2.0 + 0.5)
@@ -112,7 +114,7 @@ def test_memory_and_time_come_from_the_cards(settings):
 
 
 def test_tasks_get_the_memory_that_openvino_takes(settings, monkeypatch):
-    default = replace(settings, processing=Processing())
+    default = replace(settings, processing=Processing(models=PUBLISHED))
     models = find_models(default.processing.models)
     monkeypatch.setattr(cluster_needs, "first_choice", lambda device: "openvino")
     needs = task_needs(default, models, 4)

@@ -10,7 +10,7 @@ from brainchop_pipe.inference.card_input import Preparing
 from brainchop_pipe.zoo.catalog import Model, find_model, find_models
 
 # Finds the brain for models that see it alone, where the run has no mask model of its own.
-DEFAULT_MASK_MODEL = "mindgrab"
+DEFAULT_MASK_MODEL = "brainchop_any"
 
 # In place of the model that owns the tissue maps: none does, each model makes a label map.
 NO_TISSUE_MODEL = "none"
@@ -146,7 +146,7 @@ def check_tissue_model(models: tuple[Model, ...], tissue_model: str | None) -> N
         raise UsageError(
             f"--tissue-model {tissue_model} cannot own the tissue maps: it must be one of the run's tissue "
             f"models ({', '.join(tissues) or 'there is none'}), and the run needs a mask model that "
-            "includes CSF, such as mindgrab"
+            f"includes CSF, such as {DEFAULT_MASK_MODEL}"
         )
 
 
