@@ -34,12 +34,13 @@ from brainchop_pipe.settings import Preparation, available_cpus
 from brainchop_pipe.step_files import BrainFiles
 from brainchop_pipe.steps import load_model
 from brainchop_pipe.zoo.catalog import shipped_models
+from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL
 
 SHARED = Path(os.environ.get("BRAINCHOP_SHARED", Path(__file__).parents[3] / "shared")).resolve()
 DATASET = SHARED / "data" / "heads"
 LABELLED = "ecog"
 HEADS = (LABELLED, "uih", "xa30", "oblique")
-MASK_MODEL = "mindgrab"
+MASK_MODEL = DEFAULT_MASK_MODEL
 
 # FreeSurfer's labels as tissues, after upstream's merging; what is brain and neither is grey matter.
 WHITE = (2, 41, 7, 46, 16, 28, 60, 85, 77, *range(251, 256))
