@@ -20,6 +20,8 @@ from brainchop_pipe.models.train.sources import CHECKING, TRAINING, Examples, He
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from brainchop_pipe.errors import UsageError
+
 Show = Callable[[dict[str, float]], None]
 
 logger = logging.getLogger(__name__)
@@ -39,10 +41,20 @@ class Training:
     settings : Settings
     folder : Path
         Gets the checkpoint; where one is there, training goes on from it.
+
+    Raises
+    ------
+    UsageError
+        The device is not there, or the checkpoint is of another network.
     """
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         fitting = settings.fitting
+        if fitting.device == "cuda" and not torch.cuda.is_available():
+            raise UsageError(
+                "the configuration wants a GPU (fitting.device), and PyTorch finds none; "
+                'set device = "cpu" and workers = 1'
+            )
         torch.manual_seed(fitting.seed)
         if fitting.threads:
             torch.set_num_threads(fitting.threads)

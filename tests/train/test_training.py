@@ -19,6 +19,7 @@ from brainchop_pipe.models.train.sources import Heads
 from made_heads import head_map
 
 from brainchop_pipe.core.grid import Volume, grid_around
+from brainchop_pipe.errors import UsageError
 from brainchop_pipe.inference.predict import predict
 from brainchop_pipe.inference.view import view_of
 from brainchop_pipe.steps import load_model
@@ -59,6 +60,12 @@ def test_loss_falls_within_a_few_steps(tmp_path, body):
     lines = train(tmp_path, chosen.model_copy(update={"network": network}))
     assert [line["step"] for line in lines] == [8, 16, 24]
     assert lines[-1]["loss"] < 0.95 * lines[0]["loss"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_missing_gpu_is_told_before_training(tmp_path):
+    with pytest.raises(UsageError, match="PyTorch finds none"):
+        Training(settings(device="cuda"), tmp_path)
 
 
 def test_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
