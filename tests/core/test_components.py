@@ -261,3 +261,10 @@ def test_map_of_two_axes_is_refused(apply):
 def test_maps_of_two_grids_are_not_compared():
     with pytest.raises(ShapeError, match="one grid is needed"):
         count_removed(np.ones((3, 3, 3), np.uint8), np.ones((3, 3, 4), np.uint8))
+
+
+def test_voxels_apart_in_one_row_are_two_components():
+    """cc3d's way for booleans, with 26 neighbours, failed on it."""
+    row = np.array([[[1, 0, 1]]], np.uint8)
+    assert without_small_components(row, 2, 26).sum() == 0
+    np.testing.assert_array_equal(without_small_components(row, 1, 26), row)

@@ -273,7 +273,9 @@ def _with_regions(labels: np.ndarray, regions: _Regions, kept: np.ndarray) -> np
 
 
 def _numbered(inside: np.ndarray, connectivity: Connectivity) -> np.ndarray:
-    numbers = cc3d.connected_components(inside, connectivity=connectivity, out_dtype=np.uint32)
+    # What cc3d has for booleans runs out of numbers on some small volumes, [[[1, 0, 1]]] for one (4.1.1).
+    voxels = inside.view(np.uint8) if inside.dtype == bool else inside
+    numbers = cc3d.connected_components(voxels, connectivity=connectivity, out_dtype=np.uint32)
     # Older ones of cc3d give an empty array one axis.
     return np.asarray(numbers).reshape(inside.shape)
 
