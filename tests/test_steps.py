@@ -24,7 +24,7 @@ from brainchop_pipe.steps import (
     tissue_probabilities,
 )
 from brainchop_pipe.zoo.catalog import Model, find_model, shipped_models
-from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL, plan_names, preparing_of
+from brainchop_pipe.zoo.plan import plan_names, preparing_of
 from conftest import head_affine, head_voxels, make_card, save
 
 WANTS_BRAIN = {"intensity": {"method": "minmax"}, "prepare": "brain"}
@@ -172,7 +172,7 @@ def test_preparation_is_for_models_that_ask_for_it(cards, tmp_path):
 def test_brain_is_looked_for_where_somebody_wants_it(cards, tmp_path):
     wanting = str(make_card(tmp_path / "w", "regions", name="w", bids_label="w", input=WANTS_BRAIN))
     assert plan_names([cards.regions], None, "auto").mask_model is None
-    assert asked(plan_names([cards.regions], None, "mask").mask_model) == [DEFAULT_MASK_MODEL]
+    assert asked(plan_names([cards.regions], None, "mask").mask_model) == ["brainchop_any"]
     given = plan_names([cards.mask, cards.regions], None, "mask", "mindgrab")
     assert asked(given.mask_model, *given.with_brain) == ["mindgrab", cards.regions]
     with pytest.raises(UsageError, match="'tissue' cannot find the brain for others"):

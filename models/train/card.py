@@ -80,8 +80,9 @@ def card_of(settings: Settings, progress: Progress, sha256: str) -> dict[str, An
         },
         "post_filter": {"largest_component": True, "fill_holes": True, "connectivity": 26},
         "memory": {"full_gb": told.full_gb, "cropped_gb": told.cropped_gb},
-        "time": {"full_seconds": told.full_seconds, "cropped_seconds": told.cropped_seconds},
     }
+    if told.full_seconds and told.cropped_seconds:
+        card["time"] = {"full_seconds": told.full_seconds, "cropped_seconds": told.cropped_seconds}
     ModelCard.model_validate(card)
     return card
 

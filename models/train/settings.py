@@ -104,8 +104,12 @@ class Card(_Part):
     crop_measured_on: str = "not measured"
     full_gb: float = 2.0
     cropped_gb: float = 1.0
-    full_seconds: float = Field(4.0, gt=0, description="On two processors of a server")
-    cropped_seconds: float = Field(2.0, gt=0)
+    full_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Measured by you, on two processors of a server; the card says nothing without",
+    )
+    cropped_seconds: float | None = Field(None, gt=0)
 
 
 class Settings(_Part):

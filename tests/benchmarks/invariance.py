@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 from nibabel import orientations
 from scipy import ndimage
-from tests.benchmarks.quality import DATASET, MASK_MODEL
+from tests.benchmarks.quality import DATASET
 
 from brainchop_pipe.core.grid import Grid, Volume
 from brainchop_pipe.file_steps import conform_file, extract_brain_file, segment_tissues_file
 from brainchop_pipe.images import image_bytes, read_image
 from brainchop_pipe.record import StepRecord
 from brainchop_pipe.settings import available_cpus
+from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL
 
 HEADS = ("uih", "xa30", "oblique")
 TISSUE_MODEL = "tissue"
@@ -122,7 +123,7 @@ def tissue_volumes(image: Path, folder: Path) -> dict[str, float]:
     """Give the volumes (mL) that the default pipeline finds on the models' grid."""
     threads = available_cpus()
     conformed = conform_file(image, folder / "conformed.nii")
-    brain = extract_brain_file(conformed, folder, mask_model=MASK_MODEL, threads=threads)
+    brain = extract_brain_file(conformed, folder, mask_model=DEFAULT_MASK_MODEL, threads=threads)
     files = segment_tissues_file(conformed, image, *brain, folder, tissue_model=TISSUE_MODEL, threads=threads)
     found = StepRecord.model_validate_json(files.record.read_bytes()).volumes_mm3
     return {name: sum(found.get(i, 0.0) for i in indices) / 1000 for name, indices in TISSUES.items()}

@@ -40,7 +40,6 @@ SHARED = Path(os.environ.get("BRAINCHOP_SHARED", Path(__file__).parents[3] / "sh
 DATASET = SHARED / "data" / "heads"
 LABELLED = "ecog"
 HEADS = (LABELLED, "uih", "xa30", "oblique")
-MASK_MODEL = DEFAULT_MASK_MODEL
 
 # FreeSurfer's labels as tissues, after upstream's merging; what is brain and neither is grey matter.
 WHITE = (2, 41, 7, 46, 16, 28, 60, 85, 77, *range(251, 256))
@@ -97,7 +96,7 @@ def segment(image: Path, name: str, prepare: Preparation, folder: Path) -> tuple
     threads = available_cpus()
     if not conformed.exists():
         conform_file(image, conformed)
-        extract_brain_file(conformed, folder / stem, mask_model=MASK_MODEL, threads=threads)
+        extract_brain_file(conformed, folder / stem, mask_model=DEFAULT_MASK_MODEL, threads=threads)
     common = {"prepare": prepare, "threads": threads, "orientation": "native"}
     if load_model(name).card.output.role == "tissue":
         files = segment_tissues_file(conformed, image, *brain, folder, tissue_model=name, **common)

@@ -97,31 +97,31 @@ def test_one_image_with_a_mask_is_no_work_for_a_cluster(settings, tmp_path):
 
 
 def test_memory_and_time_come_from_the_cards(settings):
-    default = replace(settings, processing=Processing(device="cpu", models=PUBLISHED))
-    models = find_models(default.processing.models)
-    one = task_needs(default, models, 2)
+    published = replace(settings, processing=Processing(device="cpu", models=PUBLISHED))
+    models = find_models(published.processing.models)
+    one = task_needs(published, models, 2)
     assert one.memory_gb == pytest.approx(2.6 + 2.0 + 2.0 + 0.5)
     assert one.seconds_per_image == pytest.approx(20 + 42 + 12)
-    four = task_needs(default, models, 16)
+    four = task_needs(published, models, 16)
     assert four.memory_gb == pytest.approx(4 * 4.6 + 2.0 + 0.5)
     assert four.seconds_per_image == pytest.approx((20 + (42 + 12) / 2) / 4)
-    whole = replace(default, processing=replace(default.processing, full_volume=True))
+    whole = replace(published, processing=replace(published.processing, full_volume=True))
     assert task_needs(whole, models, 2).seconds_per_image == pytest.approx(20 + 42 + 19)
-    assert task_needs(replace(default, mem_gb=3.0), models, 2).memory_mb == 3500
+    assert task_needs(replace(published, mem_gb=3.0), models, 2).memory_mb == 3500
     assert one.minutes(30) == 2 * 37 + 15
     unknown = task_needs(settings, find_models(settings.processing.models), 2)
     assert unknown.seconds_per_image == 80
 
 
 def test_tasks_get_the_memory_that_openvino_takes(settings, monkeypatch):
-    default = replace(settings, processing=Processing(models=PUBLISHED))
-    models = find_models(default.processing.models)
+    published = replace(settings, processing=Processing(models=PUBLISHED))
+    models = find_models(published.processing.models)
     monkeypatch.setattr(cluster_needs, "first_choice", lambda device: "openvino")
-    needs = task_needs(default, models, 4)
+    needs = task_needs(published, models, 4)
     assert needs.memory_gb == pytest.approx(2.5 * 2.6 + 2.0 + 2.0 + 0.5)
     # What a task of that memory makes of it: one image ahead, and OpenVINO for every model.
     monkeypatch.setattr(resources, "available_memory_gb", lambda: needs.memory_gb - 0.5)
-    share = share_processors(replace(default, nprocs=4), models, 2)
+    share = share_processors(replace(published, nprocs=4), models, 2)
     assert share.ahead == 1
     assert share.mem_gb >= 2.5 * max(model_need_gb(model, full_volume=False) for model in models)
 
