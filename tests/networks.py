@@ -121,6 +121,26 @@ def ending_in(values: str) -> bytes:
     return graph.model([1, 1, *sizes], [1, 3, *sizes])
 
 
+def answering_for_a_box(
+    content: bytes, low: Sequence[int], high: Sequence[int], corner: object = None
+) -> bytes:
+    """A network that gives a part of what another one does, and where that begins."""
+    model = onnx.load_from_string(content)
+    whole = model.graph.output[0]
+    for name, values in (("low", low), ("high", high), ("axes", (2, 3, 4)), ("corner", corner or low)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    model.graph.node.append(helper.make_node("Slice", [whole.name, "low", "high", "axes"], ["part"]))
+    model.graph.node.append(helper.make_node("Identity", ["corner"], ["first"]))
+    channels = whole.type.tensor_type.shape.dim[1].dim_value
+    del model.graph.output[:]
+    for name, kind, shape in (
+        ("part", TensorProto.FLOAT, [1, channels, "i", "j", "k"]),
+        ("first", TensorProto.INT64, [3]),
+    ):
+        model.graph.output.append(helper.make_tensor_value_info(name, kind, shape))
+    return bytes(model.SerializeToString(deterministic=True))
+
+
 def brightness_of_channel(channel: int, channels: int) -> bytes:
     """Two classes: 1 where one of several channels is above a half."""
     graph = Graph()

@@ -25,9 +25,9 @@ from brainchop_pipe.steps import (
 )
 from brainchop_pipe.zoo.catalog import Model, find_model, shipped_models
 from brainchop_pipe.zoo.plan import plan_names, preparing_of
-from conftest import head_affine, head_voxels, make_card, save
+from conftest import MADE_INPUT, head_affine, head_voxels, make_card, save
 
-WANTS_BRAIN = {"intensity": {"method": "minmax"}, "prepare": "brain"}
+WANTS_BRAIN = {**MADE_INPUT, "prepare": "brain"}
 
 
 def run(prepared, card, brain=None, **processing):

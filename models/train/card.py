@@ -75,6 +75,7 @@ def card_of(settings: Settings, progress: Progress, sha256: str) -> dict[str, An
         "output": {
             "role": "tissue",
             "description": "tissue",
+            "extent": "box",
             "includes_csf": True,
             "labels": list(_LABELS),
         },

@@ -12,13 +12,12 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from torch import Tensor, nn
 
 OPSET = 17
-INPUT, OUTPUT = "volume", "logits"
+INPUT, OUTPUT, CORNER = "volume", "logits", "corner"
+# How the exporter calls the weights of `_Body.network`.
+_WEIGHTS = "network."
 
 # Voxels of 2 mm around what the coarse scores call brain, so that refinement can still move its border.
 _MARGIN = 3
-# Score of each tissue, relative to background, where nothing is refined: a probability of 1e-9.
-_SURELY_BACKGROUND = -20.0
-
 _SPATIAL = (2, 3, 4)
 _SLABS = 4
 # Voxels of 2 mm that a slab sees beyond its end: the reach of the convolutions at 1 mm, three.
@@ -68,10 +67,12 @@ class _Nodes:
 
 
 def to_onnx(network: Segmenter) -> bytes:
-    """Give an ONNX file: ``volume`` (1, 1, I, J, K) to ``logits`` (1, 4, I, J, K), edges multiples of 16.
+    """Give an ONNX file: ``volume`` (1, 1, I, J, K), edges multiples of 16, to scores of the brain's box.
 
-    Background has the score 0. At 1 mm the network runs only within the box of the brain
-    at 2 mm, in slabs one after the other: a fifth of the memory and half of the time.
+    ``logits`` (1, 4, i, j, k), background's score 0, are those of the box that begins at
+    the voxel ``corner`` (3,), int64; beyond it all is background. At 1 mm the network runs
+    only within the box of the brain at 2 mm, in slabs one after the other: a fifth of the
+    memory and half of the time.
     """
     network = network.to("cpu").float().eval()
     width = network.coarse.in_channels
@@ -81,15 +82,32 @@ def to_onnx(network: Segmenter) -> bytes:
     refinement = _traced(_Refinement(network), parts, ["even", "features", "coarse"], ["fine"])
     nodes = _Nodes()
     nodes.take_in(body.graph)
-    low, high, size = _brain_box(nodes)
+    low, high = _brain_box(nodes)
     found = _refined_box(nodes, refinement, low, high)
-    _whole(nodes, found, low, high, size)
+    before = nodes.constant("background/before", np.array([0, 1, *[0] * 8], np.int64))
+    nodes.add("Pad", [found, before], OUTPUT)
+    nodes.add("Mul", [low, nodes.number(SPACING)], CORNER)
     inputs = [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [1, 1, "I", "J", "K"])]
-    outputs = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [1, SCORES + 1, "I", "J", "K"])]
+    outputs = [
+        helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [1, SCORES + 1, "i", "j", "k"]),
+        helper.make_tensor_value_info(CORNER, TensorProto.INT64, [3]),
+    ]
     graph = helper.make_graph(nodes.nodes, "segmenter", inputs, outputs, nodes.constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(model)
     return cast(bytes, model.SerializeToString(deterministic=True))
+
+
+def weights_in(content: bytes) -> dict[str, Tensor]:
+    """Give the weights in an ONNX file that `to_onnx` made, by their names in a `Segmenter`; else nothing."""
+    weights = {}
+    for constant in onnx.load_from_string(content).graph.initializer:
+        # The first slab's refinement is that of all.
+        name = constant.name.removeprefix(_slab_prefix(0))
+        if name.startswith(_WEIGHTS):
+            values = np.array(numpy_helper.to_array(constant))
+            weights[name.removeprefix(_WEIGHTS)] = torch.from_numpy(values)
+    return weights
 
 
 def _traced(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str]) -> Any:
@@ -111,8 +129,8 @@ def _traced(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], out
     return onnx.load_from_string(buffer.getvalue())
 
 
-def _brain_box(nodes: _Nodes) -> tuple[str, str, str]:
-    """Add nodes that find the box of the brain, in voxels of 2 mm: first, behind the last, size of all."""
+def _brain_box(nodes: _Nodes) -> tuple[str, str]:
+    """Add nodes that find the box of the brain, in voxels of 2 mm: first, behind the last."""
     nodes.add("ReduceMax", ["coarse"], "box/score", axes=[1], keepdims=1)
     nodes.add("Greater", ["box/score", nodes.constant("box/zero", np.float32(0))], "box/brain")
     nodes.add("Cast", ["box/brain"], "box/inside", to=TensorProto.FLOAT)
@@ -134,14 +152,22 @@ def _brain_box(nodes: _Nodes) -> tuple[str, str, str]:
     low = nodes.add("Max", ["box/before", nodes.constant("box/none", np.array([0], np.int64))], "box/low")
     nodes.add("Add", [last, beyond], "box/after")
     high = nodes.add("Min", ["box/after", shape], "box/high")
-    return low, high, shape
+    return low, high
 
 
 def _refined_box(nodes: _Nodes, refinement: Any, low: str, high: str) -> str:
-    """Add the refinement of the box: in slabs one after the other, each with a halo on both sides."""
+    """Add the refinement of the box: in slabs one after the other, each with a halo on both sides.
+
+    All are of one thickness, so that each takes the memory of the one before.
+    """
     first = nodes.add("Slice", [low, *_numbers(nodes, "slab/first", 0, 1, 0)], "slab/low")
     last = nodes.add("Slice", [high, *_numbers(nodes, "slab/last", 0, 1, 0)], "slab/high")
     extent = nodes.add("Sub", [last, first], "slab/extent")
+    rounded = nodes.add("Add", [extent, nodes.number(_SLABS - 1)], "slab/rounded")
+    thinnest = nodes.add("Div", [rounded, nodes.number(_SLABS)], "slab/thinnest")
+    with_halos = nodes.add("Add", [thinnest, nodes.number(2 * _HALO)], "slab/with_halos")
+    thickness = nodes.add("Min", [with_halos, extent], "slab/thickness")
+    furthest = nodes.add("Sub", [last, thickness], "slab/furthest")
     edges = [first]
     for slab in range(1, _SLABS):
         share = nodes.add("Mul", [extent, nodes.number(slab)], f"slab/{slab}/multiple")
@@ -155,8 +181,20 @@ def _refined_box(nodes: _Nodes, refinement: Any, low: str, high: str) -> str:
     found: list[str] = []
     for slab in range(_SLABS):
         core = (edges[slab], edges[slab + 1])
-        found.append(_slab(nodes, refinement, f"slab/{slab}/", core, (first, last), beyond, found))
+        prefix = _slab_prefix(slab)
+        above = nodes.add("Sub", [core[0], nodes.number(_HALO)], f"{prefix}above")
+        not_before = nodes.add("Max", [above, first], f"{prefix}not_before")
+        start = nodes.add("Min", [not_before, furthest], f"{prefix}start")
+        if found:
+            in_turn = _zero_after(nodes, found[-1], prefix)
+            start = nodes.add("Add", [start, in_turn], f"{prefix}start_in_turn")
+        stop = nodes.add("Add", [start, thickness], f"{prefix}stop")
+        found.append(_slab(nodes, refinement, prefix, core, (start, stop), beyond))
     return nodes.add("Concat", found, "slab/fine", axis=_SPATIAL[0])
+
+
+def _slab_prefix(slab: int) -> str:
+    return f"slab/{slab}/"
 
 
 def _slab(
@@ -164,21 +202,13 @@ def _slab(
     refinement: Any,
     prefix: str,
     core: tuple[str, str],
-    limits: tuple[str, str],
+    seen: tuple[str, str],
     others: list[str],
-    before: list[str],
 ) -> str:
-    """Add the refinement of a slab along the first axis; it waits for the one before."""
-    halo = nodes.number(_HALO)
-    start = nodes.add(
-        "Max", [nodes.add("Sub", [core[0], halo], f"{prefix}above"), limits[0]], f"{prefix}start"
-    )
-    stop = nodes.add("Min", [nodes.add("Add", [core[1], halo], f"{prefix}below"), limits[1]], f"{prefix}stop")
-    if before:
-        start = nodes.add("Add", [start, _zero_after(nodes, before[-1], prefix)], f"{prefix}start_in_turn")
+    """Add the refinement of a slab along the first axis, of which its core is kept."""
     ends = [
         nodes.add("Concat", [end, other], f"{prefix}end_{number}", axis=0)
-        for number, (end, other) in enumerate(zip((start, stop), others, strict=True))
+        for number, (end, other) in enumerate(zip(seen, others, strict=True))
     ]
     fine = [nodes.add("Mul", [end, nodes.number(SPACING)], f"{end}_fine") for end in ends]
     axes = nodes.constant(f"{prefix}axes", np.array(_SPATIAL, np.int64))
@@ -188,7 +218,7 @@ def _slab(
     nodes.take_in(part)
     inner = []
     for end in core:
-        distance = nodes.add("Sub", [end, start], f"{prefix}{end}/distance")
+        distance = nodes.add("Sub", [end, seen[0]], f"{prefix}{end}/distance")
         inner.append(nodes.add("Mul", [distance, nodes.number(SPACING)], f"{prefix}{end}/inner"))
     axis = nodes.constant(f"{prefix}axis", np.array([_SPATIAL[0]], np.int64))
     return nodes.add("Slice", [f"{prefix}fine", *inner, axis], f"{prefix}core")
@@ -213,18 +243,3 @@ def _numbers(nodes: _Nodes, name: str, start: int, stop: int, axis: int) -> list
     """Add where a Slice starts and stops, and its axis."""
     ends = {"starts": start, "ends": stop, "axes": axis}
     return [nodes.constant(f"{name}/{key}", np.array([value], np.int64)) for key, value in ends.items()]
-
-
-def _whole(nodes: _Nodes, found: str, low: str, high: str, size: str) -> None:
-    """Add nodes that put the box back into the volume, and the background's score before the tissues'."""
-    none = nodes.constant("whole/none", np.array([0, 0], np.int64))
-    two = nodes.constant("whole/two", np.array([SPACING], np.int64))
-    nodes.add("Mul", [low, two], "whole/before")
-    nodes.add("Sub", [size, high], "whole/left")
-    nodes.add("Mul", ["whole/left", two], "whole/after")
-    nodes.add("Concat", [none, "whole/before", none, "whole/after"], "whole/pads", axis=0)
-    outside = nodes.constant("whole/outside", np.float32(_SURELY_BACKGROUND))
-    nodes.add("Pad", [found, "whole/pads", outside], "whole/tissues")
-    nodes.add("Shape", [INPUT], "whole/shape")
-    nodes.add("ConstantOfShape", ["whole/shape"], "whole/background")
-    nodes.add("Concat", ["whole/background", "whole/tissues"], OUTPUT, axis=1)

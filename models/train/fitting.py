@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from brainchop_pipe.models.train.checkpoint import Average, Progress, load_checkpoint, save_checkpoint
 from brainchop_pipe.models.train.evaluation import evaluate
+from brainchop_pipe.models.train.exporting import weights_in
 from brainchop_pipe.models.train.loss import disagreement, one_hot, shares
 from brainchop_pipe.models.train.making import Example
 from brainchop_pipe.models.train.network import SPACING, Segmenter
@@ -21,13 +22,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from brainchop_pipe.errors import UsageError
+from brainchop_pipe.steps import load_model
 
 Show = Callable[[dict[str, float]], None]
 
 logger = logging.getLogger(__name__)
 
 _LARGEST_GRADIENT = 1.0
-_KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # Keep the choice of the part to refine apart from the making of images.
 _PATCHES = 2
@@ -45,7 +46,7 @@ class Training:
     Raises
     ------
     UsageError
-        The device is not there, or the checkpoint is of another network.
+        The device is not there, or the checkpoint, or the model to start with, is of another network.
     """
 
     def __init__(self, settings: Settings, folder: Path) -> None:
@@ -59,11 +60,13 @@ class Training:
         if fitting.threads:
             torch.set_num_threads(fitting.threads)
         self.settings, self.folder = settings, folder
-        self.network = Segmenter(settings.network).to(fitting.device, memory_format=torch.channels_last_3d)
+        network = begun_with(fitting.start, Segmenter(settings.network))
+        self.network = network.to(fitting.device, memory_format=torch.channels_last_3d)
         self.average = Average(self.network, fitting.average)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), fitting.learning_rate, weight_decay=fitting.weight_decay
         )
+        self._is_short = computes_in_bfloat16(fitting)
         self.progress: Progress = load_checkpoint(folder, self.network, self.average, self.optimizer)
         self._stopping = False
 
@@ -78,8 +81,7 @@ class Training:
             group["lr"] = learning_rate(number, fitting)
         image, tissues = example.image.to(fitting.device), example.tissues.to(fitting.device)
         box = choose_patch(tissues, fitting.patch, np.random.default_rng((fitting.seed, _PATCHES, number)))
-        kind = _KINDS[fitting.precision]
-        with torch.autocast(fitting.device, kind, enabled=kind != torch.float32):
+        with torch.autocast(fitting.device, torch.bfloat16, enabled=self._is_short):
             even, features, coarse = self.network(image[None, None])
             parts = [_cut(v, box, s) for v, s in ((even, 1), (features, SPACING), (coarse, SPACING))]
             fine = self.network.refined(*parts)
@@ -145,6 +147,34 @@ class Training:
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True
+
+
+def computes_in_bfloat16(fitting: Fitting) -> bool:
+    """Tell whether convolutions compute in bfloat16: where asked to, or left free and the device has it."""
+    if fitting.precision != "auto":
+        return fitting.precision == "bfloat16"
+    # PyTorch's own question, before it hands bfloat16 to oneDNN.
+    return fitting.device == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def begun_with(start: str, network: Segmenter) -> Segmenter:
+    """Put the weights of an exported model into a network; without a name it stays as it is.
+
+    Raises
+    ------
+    UsageError
+        `export` did not write that model, or it is another network.
+    """
+    if not start:
+        return network
+    try:
+        network.load_state_dict(weights_in(load_model(start).content))
+    except RuntimeError as error:
+        raise UsageError(
+            f"the training is to start with {start}, which is no export of the network that the "
+            f"configuration describes; set [network] as it was in that model's training: {error}"
+        ) from error
+    return network
 
 
 def learning_rate(step: int, fitting: Fitting) -> float:

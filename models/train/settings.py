@@ -61,6 +61,11 @@ class Network(_Part):
 class Fitting(_Part):
     """How the network is fitted."""
 
+    start: str = Field(
+        "",
+        description="Model that a new training begins with the weights of: brainchop_any, or a card "
+        "(.json) that `export` wrote",
+    )
     seed: int = 0
     steps: int = 5000
     warm_up: int = 100
@@ -71,7 +76,11 @@ class Fitting(_Part):
         0.995, description="Decay of the running average of weights, which is what is kept"
     )
     patch: int = Field(80, description="Edge of the cube that is refined in a step, even")
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Of the convolutions; auto: bfloat16 where the device has it. Processors without it "
+        "take minutes a step",
+    )
     workers: int = Field(
         1,
         description="Processes that make images; with 0 the device of the training makes them, a GPU fastest",
@@ -134,8 +143,7 @@ def read_settings(path: Path) -> Settings:
     """
     try:
         with path.open("rb") as file:
-            given = tomllib.load(file)
-        return Settings.model_validate(given)
+            settings = Settings.model_validate(tomllib.load(file))
     except FileNotFoundError:
         raise MissingInputError(f"configuration {path} is not there") from None
     except tomllib.TOMLDecodeError as error:
@@ -143,3 +151,8 @@ def read_settings(path: Path) -> Settings:
     except ValidationError as error:
         findings = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise UsageError(f"configuration {path}: {findings}") from error
+    start = settings.fitting.start
+    if not start.endswith(".json"):
+        return settings
+    fitting = settings.fitting.model_copy(update={"start": str(path.parent.absolute() / start)})
+    return settings.model_copy(update={"fitting": fitting})

@@ -313,7 +313,7 @@ def prediction_of(brain: Brain) -> tuple[Prediction, Seen] | None:
     confidence = np.maximum(probability.voxels, 1 - probability.voxels)
     seen = FieldOfView(full_box(probability.grid.shape), record.field_of_view)
     removed = record.removed_components
-    prediction = Prediction(labels, confidence, None, seen, record.execution, removed)
+    prediction = Prediction(labels, confidence, None, seen.box, seen, record.execution, removed)
     return prediction, Seen(View(probability.voxels[np.newaxis], probability.grid, seen.box))
 
 
@@ -367,9 +367,7 @@ def _measure(
         intracranial_method=record.origin if record else "",
         components_removed=prediction.removed_components,
         border_share=border_share(on_image, grid.spacing_mm),
-        mean_confidence=mean_confidence(
-            prediction.confidence, prediction.labels.voxels[prediction.field_of_view.box]
-        ),
+        mean_confidence=mean_confidence(prediction.confidence, prediction.labels.voxels[prediction.box]),
         upside_down=record.upside_down if record else False,
     )
 

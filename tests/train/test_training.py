@@ -38,6 +38,7 @@ def settings(steps: int = 4, **changes: object) -> Settings:
         "patch": 32,
         "precision": "float32",
         "workers": 0,
+        "threads": 1,
         "check_every": 1000,
         "check_images": 1,
         "learning_rate": 0.01,
@@ -110,6 +111,30 @@ def test_checkpoint_of_another_network_is_refused(tmp_path):
         Training(wider, tmp_path)
 
 
+def test_training_starts_with_the_weights_of_an_exported_model(tmp_path):
+    train(tmp_path / "first", settings(4))
+    weights, chosen, progress = load_average(tmp_path / "first")
+    network = Segmenter(chosen.network)
+    network.load_state_dict(weights)
+    card = export(network, chosen, progress, tmp_path)
+    begun = Training(settings(start=str(card)), tmp_path / "second")
+    for found in (begun.network.state_dict(), begun.average.weights):
+        assert found.keys() == weights.keys()
+        assert all(torch.equal(found[key], weights[key]) for key in weights)
+
+
+def test_embedded_model_can_be_started_with(tmp_path):
+    chosen = settings(start="brainchop_any").model_copy(update={"network": Network()})
+    begun = Training(chosen, tmp_path).network
+    pairs = zip(begun.parameters(), Segmenter(Network()).parameters(), strict=True)
+    assert not any(torch.equal(found, new) for found, new in pairs if new.ndim == 5)
+
+
+def test_model_of_another_network_is_not_started_with(tmp_path):
+    with pytest.raises(UsageError, match="no export of the network that the configuration describes"):
+        Training(settings(start="brainchop_any"), tmp_path)
+
+
 def test_exported_network_gives_the_same_labels(tmp_path):
     """Refinement within the box of the brain changes nothing where the brain is found."""
     train(tmp_path / "run", settings(30))
@@ -138,7 +163,9 @@ def test_exported_network_that_finds_no_brain_looks_everywhere(tmp_path):
     )
     view = view_of((volume,), ready.card)
     small = type(view)(view.channels[:, :32, :32, :32], volume.grid, (slice(0, 32),) * 3)
-    assert not predict(small, ready.content, ready.card).labels.voxels.any()
+    found = predict(small, ready.content, ready.card)
+    assert not found.labels.voxels.any()
+    assert found.box == small.box
 
 
 def test_rate_of_learning_rises_stays_and_falls():
@@ -171,7 +198,7 @@ def test_command_trains_evaluates_exports_draws_and_compares(tmp_path, monkeypat
         '[data]\nlabel_maps = ["maps/*.nii.gz"]\nleft_out = ["b"]\n'
         "[making]\nleast_shape = [48, 48, 48]\nmost_shape = [48, 48, 48]\nkinds = {T1w = 1.0}\n"
         "[network]\nwidths = [4, 8]\nrefining = 4\n"
-        "[fitting]\nsteps = 4\ncheck_every = 2\ncheck_images = 1\nworkers = 0\npatch = 32\n"
+        "[fitting]\nsteps = 4\ncheck_every = 2\ncheck_images = 1\nworkers = 0\nthreads = 1\npatch = 32\n"
         '[card]\nname = "tiny"\ncrop_measured_on = "nothing"\n'
     )
     config, run = str(tmp_path / "small.toml"), str(tmp_path / "run")

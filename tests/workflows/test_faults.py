@@ -13,7 +13,7 @@ import pytest
 from brainchop_pipe.workflows.bids_app import run_participants
 
 from brainchop_pipe.settings import Processing, Settings
-from conftest import make_card, require_openvino
+from conftest import MADE_INPUT, make_card, require_openvino
 
 IMAGES = [f"sub-0{n}" for n in range(1, 4)]
 
@@ -22,9 +22,7 @@ IMAGES = [f"sub-0{n}" for n in range(1, 4)]
 def settings(make_dataset, tmp_path, cards) -> Settings:
     """Three participants; two models make the tissue maps, with preparation, and one a map of its own."""
     dataset = make_dataset(*(f"{s}/anat/{s}_T1w.nii.gz" for s in IMAGES))
-    wanting = make_card(
-        tmp_path / "w", "tissue", input={"intensity": {"method": "minmax"}, "prepare": "brain"}
-    )
+    wanting = make_card(tmp_path / "w", "tissue", input={**MADE_INPUT, "prepare": "brain"})
     processing = Processing(models=(cards.mask, str(wanting), cards.regions))
     return Settings(tmp_path / "out", processing, bids_dir=dataset, skip_bids_validation=True, nprocs=2)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from brainchop_pipe.errors import MissingInputError, ModelError
-from brainchop_pipe.inference.card_input import AlphaNumeric, CardPart, Input
+from brainchop_pipe.inference.card_input import AlphaNumeric, CardPart, Input, WholeVolume
 from brainchop_pipe.inference.runner import Precision
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -98,6 +98,12 @@ class Output(CardPart):
         "logits",
         description="What the network gives: scores before the soft-max; probabilities after it; one channel "
         "of scores of label 1, before the sigmoid; or one channel of label numbers",
+    )
+    extent: Literal["whole", "box"] = Field(
+        "whole",
+        description="Where the network answers: everywhere it sees, or in a box, whose first voxel, three "
+        "int64, is a second output; beyond it all is background. For networks with scores or probabilities "
+        "of a volume in one go",
     )
     includes_csf: bool = Field(
         False,
@@ -224,7 +230,18 @@ class ModelCard(CardPart):
             raise ValueError("a mask model that includes CSF sees the conformed image: grid.values 'uint8'")
         if (finds_brain or self.output.role == "tissue") and self.input.contrasts:
             raise ValueError("models of masks with CSF and of tissues take one contrast")
+        if self.output.extent == "box":
+            self._can_answer_for_a_box()
         return self
+
+    def _can_answer_for_a_box(self) -> None:
+        run, layout, values = self.input.run, self.input.layout, self.output.values
+        in_one_go = isinstance(run, WholeVolume) and run.halo is None
+        if not in_one_go or layout != "NCDHW" or values not in ("logits", "probabilities"):
+            raise ValueError(
+                "output.extent 'box' goes with layout 'NCDHW', values 'logits' or 'probabilities', and a run "
+                "over the volume without halo"
+            )
 
     def allows(self, precision: Precision) -> bool:
         """Tell whether the network may compute in a type; float32 is always allowed."""

@@ -39,11 +39,14 @@ class Scores:
     confidence : float32, same shape, 0 to 1
         Its probability, or its share of the votes.
     probabilities : float32, shape (labels, *spatial), or None
+    corner : tuple of int
+        Voxel of what the network saw that is the first of these; beyond them all is background.
     """
 
     labels: np.ndarray
     confidence: np.ndarray
     probabilities: np.ndarray | None = None
+    corner: tuple[int, ...] = (0, 0, 0)
 
 
 def label_dtype(card: ModelCard) -> type[np.unsignedinteger]:
@@ -122,7 +125,7 @@ class Network:
         Returns
         -------
         Scores
-            Of shape (D, H, W), or (slices, H, W).
+            Of shape (D, H, W), or (slices, H, W); of a part of it where the card says so.
 
         Raises
         ------
@@ -137,6 +140,8 @@ class Network:
             batch = np.moveaxis(batch, 1, -1)
         batch = np.ascontiguousarray(batch, self.card.input.dtype)
         outputs = self._run(batch)
+        if self.card.output.extent == "box":
+            return _cut(self._scores_of_box(*outputs, batch.shape), sizes, is_volume=True)
         scores = self._reduced(outputs) if self._is_reduced else self._scores(outputs[0], batch.shape)
         return _cut(scores, sizes, is_volume="D" in self.card.input.layout)
 
@@ -167,6 +172,19 @@ class Network:
         labels, confidence = outputs
         self._check_finite(confidence)
         return Scores(self._merged(labels), confidence)
+
+    def _scores_of_box(self, output: np.ndarray, corner: np.ndarray, batch_shape: tuple[int, ...]) -> Scores:
+        """Make labels and probabilities of what the network gives for a box."""
+        whole, part = batch_shape[2:], output.shape[2:]
+        first = tuple(int(c) for c in corner.ravel())
+        if not len(first) == len(part) == len(whole) or any(
+            c < 0 or c + n > m for c, n, m in zip(first, part, whole, strict=True)
+        ):
+            raise ModelError(
+                f"model {self.card.name!r} gave a box of {part} voxels from {first}, which is no part of "
+                f"the {whole} that it saw"
+            )
+        return replace(self._scores(output, (*batch_shape[:2], *part)), corner=first)
 
     def _scores(self, output: np.ndarray, batch_shape: tuple[int, ...]) -> Scores:
         """Make labels and probabilities of what the network gives, whatever that is."""
@@ -272,7 +290,7 @@ def _most_channels(classes: int) -> float:
 
 
 def _can_be_reduced(card: ModelCard) -> bool:
-    return card.output.values == "logits" and card.input.layout == "NCDHW"
+    return card.output.values == "logits" and card.output.extent == "whole" and card.input.layout == "NCDHW"
 
 
 def _padded(batch: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -286,12 +304,14 @@ def _padded(batch: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[int, ..
 
 def _cut(scores: Scores, sizes: tuple[int, ...], *, is_volume: bool) -> Scores:
     """Leave out what was padded, and the axis of the batch where it is one volume."""
-    keep = tuple(slice(0, size) for size in sizes)
+    # As many sizes as there are axes of space: two of slices, whose corner is the volume's.
+    keep = tuple(slice(0, size - c) for size, c in zip(sizes, scores.corner, strict=False))
     first: tuple[int | slice, ...] = (0,) if is_volume else (slice(None),)
     probabilities = scores.probabilities
     if probabilities is not None:
         probabilities = probabilities[(slice(None), *first, *keep)]
-    return Scores(scores.labels[(*first, *keep)], scores.confidence[(*first, *keep)], probabilities)
+    labels, confidence = scores.labels[(*first, *keep)], scores.confidence[(*first, *keep)]
+    return Scores(labels, confidence, probabilities, scores.corner)
 
 
 def _both_classes(scores: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from brainchop_pipe.core.grid import Grid, Volume
+from brainchop_pipe.core.resample import Box
 from brainchop_pipe.errors import ModelError
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.filters import filter_labels
@@ -23,10 +24,12 @@ class Prediction:
     ----------
     labels : Volume
         uint8, or uint16 for more than 256 labels; on the model's grid.
-    confidence : float32, shape of the field of view's box, 0 to 1
+    confidence : float32, shape of the box, 0 to 1
         The probability of the label, or its share of the votes.
     probabilities : float32, shape (labels, *box), or None
-        Within the field of view; outside of it the background has 1.
+        Outside of the box the background has 1.
+    box : tuple of three slices
+        Part of the grid that the network answered for: the field of view, or less.
     field_of_view : FieldOfView
     execution : Execution
     removed_components : int
@@ -36,6 +39,7 @@ class Prediction:
     labels: Volume
     confidence: np.ndarray
     probabilities: np.ndarray | None
+    box: Box
     field_of_view: FieldOfView
     execution: Execution
     removed_components: int = 0
@@ -57,7 +61,7 @@ class Prediction:
             raise ModelError("this prediction holds labels only; ask predict() for probabilities")
         whole = np.full(self.grid.shape, 1.0 if 0 in labels else 0.0, np.float32)
         # Sums of roundings may be a little more than 1.
-        whole[self.field_of_view.box] = self.probabilities[list(labels)].sum(axis=0).clip(max=1)
+        whole[self.box] = self.probabilities[list(labels)].sum(axis=0).clip(max=1)
         return Volume(whole, self.grid)
 
 
@@ -105,12 +109,15 @@ def predict(
     fitting, reason = _fitting_device(card, view, device, mem_gb)
     network = Network(model, card, fitting, threads, precision, with_probabilities=with_probabilities)
     scores, seen = run_way(network, view.channels, view.grid, view.box, mem_gb)
+    first = (s.start + c for s, c in zip(seen.box, scores.corner, strict=True))
+    i, j, k = (slice(f, f + n) for f, n in zip(first, scores.labels.shape, strict=True))
     labels = np.zeros(view.grid.shape, scores.labels.dtype)
-    labels[seen.box] = scores.labels
+    labels[i, j, k] = scores.labels
     return Prediction(
         Volume(labels, view.grid),
         scores.confidence,
         scores.probabilities if with_probabilities else None,
+        (i, j, k),
         seen,
         replace(network.execution, requested=device, fallbacks=(*network.execution.fallbacks, *reason)),
     )
@@ -140,7 +147,7 @@ def post_filter(prediction: Prediction, card: ModelCard) -> Prediction:
         return prediction
     probabilities = prediction.probabilities
     if probabilities is not None:
-        box = prediction.field_of_view.box
+        box = prediction.box
         changed, new = (after != before)[box], after[box]
         probabilities = np.where(changed, np.float32(0), probabilities)
         for label in np.unique(new[changed]):
