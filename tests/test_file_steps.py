@@ -17,6 +17,7 @@ from brainchop_pipe.file_steps import (
     segment_labels_file,
     segment_tissues_file,
 )
+from brainchop_pipe.inference.predict import predict
 from brainchop_pipe.record import Clock, StepRecord
 from brainchop_pipe.settings import Processing
 from brainchop_pipe.steps import load_model, prepare, run_model
@@ -93,7 +94,7 @@ def test_labels_of_one_go_are_those_of_the_single_steps(tmp_path, head_file, car
 def test_record_says_what_the_image_was_and_where_models_ran(tmp_path, head_file, cards):
     conformed = conform_file(head_file, tmp_path / "c.nii")
     brain = extract_brain_file(conformed, tmp_path, mask_model=cards.mask)
-    files = segment_tissues_file(conformed, head_file, *brain, tmp_path, tissue_model=cards.tissue)
+    files = segment_tissues_file(conformed, head_file, tmp_path, **brain._asdict(), tissue_model=cards.tissue)
     record = StepRecord.model_validate_json(files.record.read_text())
     assert record.digests.sha256 == sha256_of_file(head_file)
     assert record.model == "made_tissue"
@@ -101,6 +102,30 @@ def test_record_says_what_the_image_was_and_where_models_ran(tmp_path, head_file
     stages = {"infer made_mask", "prepare brain", "infer made_tissue", "write made_tissue"}
     assert stages == record.seconds.keys()
     assert set(record.volumes_mm3) == {"1", "2", "3"}
+
+
+def test_model_that_finds_brain_and_tissues_runs_once_and_gives_what_two_runs_give(
+    tmp_path, head_file, cards, monkeypatch
+):
+    conformed = conform_file(head_file, tmp_path / "c.nii")
+    brain = extract_brain_file(conformed, tmp_path, mask_model=cards.both, correct=False)
+    given = {"tissue_model": cards.both, "keep_conformed": True}
+    twice = segment_tissues_file(conformed, head_file, tmp_path / "twice", **brain._asdict(), **given)
+    runs = []
+    monkeypatch.setattr("brainchop_pipe.steps.predict", lambda *a, **k: runs.append(0) or predict(*a, **k))
+    once = segment_tissues_file(conformed, head_file, tmp_path / "once", **given)
+    assert len(runs) == 1
+    for one, two in zip(once[:-1], twice[:-1], strict=True):
+        assert one.read_bytes() == two.read_bytes()
+    records = [StepRecord.model_validate_json(files.record.read_text()) for files in (once, twice)]
+    assert records[0].brain.mask_model == records[1].brain.mask_model == "made_both"
+    assert records[0].quality == records[1].quality
+
+
+def test_tissues_of_a_model_that_does_not_find_the_brain_need_a_mask(tmp_path, head_file, cards):
+    conformed = conform_file(head_file, tmp_path / "c.nii")
+    with pytest.raises(UsageError, match="cannot find the brain"):
+        segment_tissues_file(conformed, head_file, tmp_path, tissue_model=cards.tissue)
 
 
 def test_conformed_image_of_others_makes_a_record_without_an_origin(tmp_path, head_file, cards):
@@ -146,7 +171,9 @@ def test_given_mask_takes_the_place_of_the_models(tmp_path, head_file, cards):
     mask = save(tmp_path / "mine.nii.gz", inside.astype(np.uint8), head_affine())
     conformed = conform_file(head_file, tmp_path / "c.nii")
     brain = extract_brain_file(conformed, tmp_path, given_mask=mask)
-    files = segment_tissues_file(conformed, head_file, *brain, tmp_path / "t", tissue_model=cards.tissue)
+    files = segment_tissues_file(
+        conformed, head_file, tmp_path / "t", **brain._asdict(), tissue_model=cards.tissue
+    )
     record = StepRecord.model_validate_json(files.record.read_text())
     np.testing.assert_array_equal(load(files.mask), inside)
     assert record.brain.mask_model is None
@@ -163,7 +190,9 @@ def test_empty_mask_is_refused(tmp_path, head_file):
 def test_brain_files_of_others_are_refused(tmp_path, head_file, cards):
     conformed = conform_file(head_file, tmp_path / "c.nii")
     with pytest.raises(InputError, match="does not say how it was made"):
-        segment_tissues_file(conformed, head_file, conformed, conformed, tmp_path, tissue_model=cards.tissue)
+        segment_tissues_file(
+            conformed, head_file, tmp_path, mask=conformed, brain=conformed, tissue_model=cards.tissue
+        )
 
 
 def test_brain_must_be_given_to_models_that_want_it(tmp_path, head_file, cards):

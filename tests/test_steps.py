@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from brainchop_pipe.core.grid import part_of_volume
 from brainchop_pipe.core.metrics import dice
 from brainchop_pipe.core.tissue import TissueMaps
 from brainchop_pipe.errors import InputError, UsageError
 from brainchop_pipe.inference.card_input import NoScaling
-from brainchop_pipe.preparation import what_model_sees
+from brainchop_pipe.preparation import box_of_brain, what_model_sees
 from brainchop_pipe.record import Clock
 from brainchop_pipe.settings import Processing
 from brainchop_pipe.steps import (
@@ -68,7 +69,7 @@ def test_brain_alone_is_shown_evenly_lit_and_in_its_own_scale(tmp_path, cards):
     prepared = prepare(dim)
     volume, brain = prepared.conformed.volume, brain_of(prepared, cards.mask)
     card = find_model(cards.regions).card
-    scaled = what_model_sees((volume,), card, "brain", brain, full_volume=False).view.channels[0]
+    scaled = what_model_sees((volume,), card, "brain", brain, full_volume=True).view.channels[0]
     assert not scaled[~brain.inside].any()
     core = ndimage.binary_erosion(volume.voxels > 0, iterations=62) & brain.inside
     assert core.sum() > 1000
@@ -225,7 +226,7 @@ def test_csf_class_of_a_tissue_model_counts_as_csf(tmp_path, head_file, cards):
     prepared = prepare(head_file)
     mask, tissue = run(prepared, cards.mask), run(prepared, str(own_csf))
     _, gm, _, csf = tissue_probabilities(mask.probability(1), tissue, find_model(str(own_csf)).card)
-    grey = tissue.labels.voxels == 2
+    grey = part_of_volume(tissue.labels, box_of_brain(mask.probability(1))).voxels == 2
     assert csf.voxels[grey].min() > 0.4
     assert gm.voxels[grey].max() < 0.5
 

@@ -24,6 +24,9 @@ _BRAIN_ABOVE = 0.5
 # below the vertex a few per cent, of a mask that is none far more.
 _IMPLAUSIBLE_BORDER_SHARE = 0.2
 
+# Of a brain mask's probabilities only those near the brain are kept; beyond, they are 0.
+_MARGIN_VOXELS = 4
+
 _WHOLE = "saw the whole head as it is; look at the result"
 
 
@@ -216,6 +219,16 @@ def _scanned_box(voxels: np.ndarray) -> Box:
     box = support_box(voxels) or full_box(voxels.shape)
     i, j, k = (
         slice(s.start + (s.start > 0), s.stop - (s.stop < n)) for s, n in zip(box, voxels.shape, strict=True)
+    )
+    return i, j, k
+
+
+def box_of_brain(probability: Volume) -> Box:
+    """Give the box of the brain and what is near it; a single voxel where there is none."""
+    box = support_box(probability.voxels > _BRAIN_ABOVE) or full_box((1, 1, 1))
+    i, j, k = (
+        slice(max(s.start - _MARGIN_VOXELS, 0), min(s.stop + _MARGIN_VOXELS, n))
+        for s, n in zip(box, probability.grid.shape, strict=True)
     )
     return i, j, k
 

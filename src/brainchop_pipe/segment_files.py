@@ -21,7 +21,13 @@ from brainchop_pipe.step_files import (
     target_place,
     write_segmentation,
 )
-from brainchop_pipe.steps import load_model, on_models_grid, segment_labels, segment_tissues
+from brainchop_pipe.steps import (
+    load_model,
+    on_models_grid,
+    segment_brain_and_tissues,
+    segment_labels,
+    segment_tissues,
+)
 from brainchop_pipe.zoo.plan import preparing_of
 
 
@@ -126,11 +132,11 @@ def segment_labels_file(
 def segment_tissues_file(
     in_file: Path,
     reference: Path,
-    mask: Path,
-    brain: Path,
     out_dir: Path,
     *,
     tissue_model: str,
+    mask: Path | None = None,
+    brain: Path | None = None,
     prepare: Preparation = "auto",
     device: Device = "auto",
     precision: Precision = "float32",
@@ -149,14 +155,14 @@ def segment_tissues_file(
         As `conform_file` writes it.
     reference : Path
         The image that it was made of.
-    mask : Path
-        As `extract_brain_file` writes it.
-    brain : Path
-        As `extract_brain_file` writes it.
     out_dir : Path
         Folder for ``mask``, ``dseg``, ``GM``, ``WM``, ``CSF`` (``.nii.gz``) and ``tissues.json``.
     tissue_model : str
         A model of grey and white matter: name of a shipped card, or path of a card.
+    mask : Path or None
+        As `extract_brain_file` writes it; None: the tissue model finds the brain as well.
+    brain : Path or None
+        As `extract_brain_file` writes it; None: the tissue model finds the brain as well.
     prepare : {"auto", "none", "mask", "brain"}
         As for `segment_labels_file`.
     device : str
@@ -194,9 +200,12 @@ def segment_tissues_file(
     )
     ready = load_model(tissue_model)
     image, target = read_conformed(in_file), target_place(reference, prefer_affine, orientation)
-    seen = read_brain(mask, brain, image.volume.grid)
     heads = _heads(ready.card, image, reference, prefer_affine, {})
-    result = segment_tissues(heads, target.grid, ready, processing, seen)
+    if mask is None or brain is None:
+        result = segment_brain_and_tissues(image.volume, heads[0], target.grid, ready, processing)
+    else:
+        seen = read_brain(mask, brain, image.volume.grid)
+        result = segment_tissues(heads, target.grid, ready, processing, seen)
     paths = [out_dir / f"{name}.nii.gz" for name in result.maps]
     record = out_dir / "tissues.json"
     written = write_segmentation(

@@ -14,20 +14,17 @@ import numpy as np
 from pydantic import ValidationError
 
 from brainchop_pipe.core.conform import restore_labels
-from brainchop_pipe.core.grid import Grid, Volume, grid_around, is_conformed, part_of
-from brainchop_pipe.core.resample import resample_linear, support_box
+from brainchop_pipe.core.grid import Grid, Volume, grid_around, is_conformed, part_of_volume
+from brainchop_pipe.core.resample import resample_linear
 from brainchop_pipe.errors import InputError, OutputError
 from brainchop_pipe.headers import AffineChoice, Place, Placement
 from brainchop_pipe.images import Image, image_bytes, read_image, read_place
 from brainchop_pipe.inference.card_input import ModelGrid
-from brainchop_pipe.preparation import Brain
+from brainchop_pipe.preparation import Brain, box_of_brain
 from brainchop_pipe.record import BrainRecord, Origin, StepRecord
 from brainchop_pipe.settings import Orientation
 from brainchop_pipe.steps import Segmentation, output_grid
 from brainchop_pipe.storage import write_whole
-
-# Of a brain mask's probabilities only those near the brain are kept; beyond, they are 0.
-_MARGIN_VOXELS = 4
 
 
 class BrainFiles(NamedTuple):
@@ -118,16 +115,11 @@ def read_brain(mask: Path, brain: Path, conformed: Grid) -> Brain:
 
 def write_brain(out_dir: Path, brain: Brain, placement: Placement) -> BrainFiles:
     """Write a brain mask and the image within it, cut to the brain's box."""
-    grid = brain.probability.grid
-    box = support_box(brain.inside) or tuple(slice(0, 1) for _ in range(3))
-    grown = tuple(
-        slice(max(s.start - _MARGIN_VOXELS, 0), min(s.stop + _MARGIN_VOXELS, n))
-        for s, n in zip(box, grid.shape, strict=True)
-    )
+    box = box_of_brain(brain.probability)
     comment = brain.record.model_dump_json()
     paths = out_dir / "mask.nii", out_dir / "brain.nii"
     for path, volume in zip(paths, (brain.probability, brain.corrected), strict=True):
-        write_volume(path, _cut(volume, grown), placement, comment=comment)
+        write_volume(path, part_of_volume(volume, box), placement, comment=comment)
     return BrainFiles(*paths)
 
 
@@ -171,12 +163,6 @@ def write_volume(
     with _explained(path):
         write_whole(path, content, durable=False)
     return path
-
-
-def _cut(volume: Volume, box: tuple[slice, ...]) -> Volume:
-    """Cut a box out of a volume; its voxels stay where they are in the world."""
-    voxels = volume.voxels[box]
-    return Volume(voxels, part_of(volume.grid, tuple(s.start for s in box), voxels.shape))
 
 
 def _with_origin(record: StepRecord, conformed: Image) -> str:

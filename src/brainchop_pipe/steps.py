@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from brainchop_pipe.core.conform import Conformed, conform, conform_to, restore_labels, restore_probability
-from brainchop_pipe.core.grid import CONFORMED_CENTER, Grid, Volume, canonical_grid, grid_around
+from brainchop_pipe.core.grid import (
+    CONFORMED_CENTER,
+    Grid,
+    Volume,
+    canonical_grid,
+    grid_around,
+    part_of_volume,
+)
 from brainchop_pipe.core.quality import Quality, border_share, flags, label_volumes_mm3, mean_confidence
 from brainchop_pipe.core.tiles import full_box
 from brainchop_pipe.core.tissue import TISSUE_NAMES, TissueMaps, csf_probability, tissue_maps
@@ -22,7 +29,14 @@ from brainchop_pipe.inference.predict import Prediction, post_filter, predict
 from brainchop_pipe.inference.turns import taking_turns
 from brainchop_pipe.inference.view import View
 from brainchop_pipe.inference.ways import FieldOfView
-from brainchop_pipe.preparation import Brain, Seen, brain_of_prediction, on_grid, what_model_sees
+from brainchop_pipe.preparation import (
+    Brain,
+    Seen,
+    box_of_brain,
+    brain_of_prediction,
+    on_grid,
+    what_model_sees,
+)
 from brainchop_pipe.record import Clock, StepRecord, peak_memory_mb, utc_now
 from brainchop_pipe.settings import Orientation, Processing
 from brainchop_pipe.zoo.catalog import Model, find_model
@@ -209,23 +223,66 @@ def segment_tissues(
         The model finds nothing, or hardly any tissue within the mask.
     """
     clock = Clock()
-    card = tissue_model.card
     tissue, seen = run_model(
         heads, tissue_model, processing, brain, clock, in_pair=True, with_probabilities=True
     )
+    return _tissue_segmentation(tissue, seen, tissue_model.card, grid, processing, brain, clock)
+
+
+def segment_brain_and_tissues(
+    conformed: Volume, head: Volume, grid: Grid, model: ReadyModel, processing: Processing
+) -> Segmentation:
+    """Run a model that finds the brain and its tissues, once, and make the tissue maps of both.
+
+    Parameters
+    ----------
+    conformed : Volume
+    head : Volume
+        The image on the model's grid.
+    grid : Grid
+        The output's.
+    model : ReadyModel
+    processing : Processing
+
+    Raises
+    ------
+    InputError
+        As `segment_tissues`.
+    UsageError
+        The model does not find the brain.
+    """
+    check_mask_model(model.card)
+    clock = Clock()
+    found, seen = run_model((head,), model, processing, None, clock, with_probabilities=True)
+    brain = brain_of_prediction(conformed, found, model.card, Clock(), correct=False)
+    return _tissue_segmentation(found, seen, model.card, grid, processing, brain, clock)
+
+
+def _tissue_segmentation(
+    tissue: Prediction,
+    seen: Seen,
+    card: ModelCard,
+    grid: Grid,
+    processing: Processing,
+    brain: Brain,
+    clock: Clock,
+) -> Segmentation:
+    """Combine what a tissue model says with a brain mask; parameters as of `segment_tissues`."""
     with clock.stage(f"write {card.name}"):
-        probabilities = tissue_probabilities(brain.probability, tissue, card)
-        conformed = tissue_maps(*(p.voxels for p in probabilities))
+        whole, *tissues = tissue_probabilities(brain.probability, tissue, card)
+        conformed = tissue_maps(whole.voxels, (p.voxels for p in tissues))
         notes = check_tissue_share(conformed, card.name)
-        maps = tissue_maps(*(restore_probability(p, grid) for p in probabilities))
-        tissues = Volume(conformed.labels, brain.probability.grid)
-        quality = _measure(tissues, tissue, maps.mask, grid, brain)
+        labels = Volume(conformed.labels, whole.grid)
+        del conformed
+        # One after the other: each is large where the image's voxels are small.
+        maps = tissue_maps(restore_probability(whole, grid), (restore_probability(p, grid) for p in tissues))
+        quality = _measure(labels, tissue, maps.mask, grid, brain)
     gm, wm, csf = maps.probabilities
     contents = {"mask": maps.mask.astype(np.uint8), "dseg": maps.labels, "GM": gm, "WM": wm, "CSF": csf}
     found = Findings(quality, flags(quality, TISSUE_NAMES), "", seen.notes + notes)
     parameters = processing.parameters(but=("label_interpolation", "label_scheme"))
     record = _record(clock, card, tissue, seen.preparation, found, parameters, brain)
-    return Segmentation(grid, contents, tissues, record)
+    return Segmentation(grid, contents, labels, record)
 
 
 def run_model(
@@ -318,21 +375,23 @@ def prediction_of(brain: Brain) -> tuple[Prediction, Seen] | None:
 
 
 def tissue_probabilities(brain: Volume, tissue: Prediction, card: ModelCard) -> tuple[Volume, ...]:
-    """Give the probabilities of brain, GM, WM and CSF on the models' grid.
+    """Give the probabilities of brain, GM, WM and CSF on the models' grid, cut to the brain's box.
 
     Parameters
     ----------
     brain : Volume
-        Probability of brain with its CSF, float32.
+        Probability of brain with its CSF, float32, on the conformed grid.
     tissue : Prediction
         With probabilities, on the grid of its model.
     card : ModelCard
         Of the tissue model.
     """
+    box = box_of_brain(brain)
     gm, wm = (
-        Volume(on_grid(tissue.probability(*card.output.indices_of(name)), brain.grid), brain.grid)
-        for name in ("GM", "WM")
+        part_of_volume(Volume(on_grid(tissue.probability(*indices), brain.grid), brain.grid), box)
+        for indices in map(card.output.indices_of, ("GM", "WM"))
     )
+    brain = part_of_volume(brain, box)
     # A CSF class of the tissue model is among what is neither.
     csf = csf_probability(brain.voxels, (1 - gm.voxels - wm.voxels).clip(0, 1))
     return brain, gm, wm, Volume(csf, brain.grid)

@@ -126,7 +126,13 @@ def own_tissues(image: Path, model: str) -> np.ndarray:
         conformed = conform_file(image, folder / "conformed.nii")
         brain = extract_brain_file(conformed, folder, mask_model=model, correct=False, threads=threads)
         files = segment_tissues_file(
-            conformed, image, *brain, folder, tissue_model=model, threads=threads, orientation="native"
+            conformed,
+            image,
+            folder,
+            **brain._asdict(),
+            tissue_model=model,
+            threads=threads,
+            orientation="native",
         )
         return read_image(files.dseg, allow_constant=True).volume.voxels
 

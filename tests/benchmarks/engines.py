@@ -28,6 +28,7 @@ from brainchop_pipe.engines.pydra_tasks import Segment  # noqa: E402
 from brainchop_pipe.engines.pydra_worker import run_segment  # noqa: E402
 from brainchop_pipe.file_steps import (  # noqa: E402
     conform_file,
+    extract_brain_file,
     segment_labels_file,
     segment_tissues_file,
 )
@@ -43,8 +44,9 @@ def measure(image: Path, models: list[str], repeats: int, folder: Path) -> dict[
     def plain(place: Path) -> None:
         conformed = conform_file(image, place / "conformed.nii")
         if len(models) > 1:
-            pair = {"mask_model": models[0], "tissue_model": models[1]}
-            segment_tissues_file(conformed, image, place, threads=threads, **pair)
+            brain = extract_brain_file(conformed, place, mask_model=models[0], correct=False, threads=threads)
+            given = {**brain._asdict(), "tissue_model": models[1], "threads": threads}
+            segment_tissues_file(conformed, image, place, **given)
         segment_labels_file(conformed, image, place, model=models[-1], threads=threads)
 
     def in_process(place: Path) -> None:
@@ -56,6 +58,7 @@ def measure(image: Path, models: list[str], repeats: int, folder: Path) -> dict[
 
         def in_worker(place: Path) -> None:
             given = {"in_file": image, "models": models, "tissue_model": None, "threads": threads}
+            given |= {"prepare": "auto", "mask_model": None}
             thread.submit(lambda: runner.run(run_segment(lanes, place, **given))).result()
 
         ways: dict[str, Callable[[Path], None]] = dict(

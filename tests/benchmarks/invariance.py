@@ -124,7 +124,9 @@ def tissue_volumes(image: Path, folder: Path) -> dict[str, float]:
     threads = available_cpus()
     conformed = conform_file(image, folder / "conformed.nii")
     brain = extract_brain_file(conformed, folder, mask_model=DEFAULT_MASK_MODEL, threads=threads)
-    files = segment_tissues_file(conformed, image, *brain, folder, tissue_model=TISSUE_MODEL, threads=threads)
+    files = segment_tissues_file(
+        conformed, image, folder, **brain._asdict(), tissue_model=TISSUE_MODEL, threads=threads
+    )
     found = StepRecord.model_validate_json(files.record.read_bytes()).volumes_mm3
     return {name: sum(found.get(i, 0.0) for i in indices) / 1000 for name, indices in TISSUES.items()}
 

@@ -99,7 +99,7 @@ def segment(image: Path, name: str, prepare: Preparation, folder: Path) -> tuple
         extract_brain_file(conformed, folder / stem, mask_model=DEFAULT_MASK_MODEL, threads=threads)
     common = {"prepare": prepare, "threads": threads, "orientation": "native"}
     if load_model(name).card.output.role == "tissue":
-        files = segment_tissues_file(conformed, image, *brain, folder, tissue_model=name, **common)
+        files = segment_tissues_file(conformed, image, folder, **brain._asdict(), tissue_model=name, **common)
         path, record = files.dseg, files.record
     else:
         given = brain._asdict()

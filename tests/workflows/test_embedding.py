@@ -97,7 +97,9 @@ def made(tmp_path, dataset, cards) -> tuple[Path, Settings, TissueFiles, LabelFi
     image = dataset / "sub-01/anat/sub-01_T1w.nii.gz"
     conformed = conform_file(image, tmp_path / "conformed.nii")
     brain = extract_brain_file(conformed, tmp_path, mask_model=cards.mask)
-    tissues = segment_tissues_file(conformed, image, *brain, tmp_path / "made", tissue_model=cards.tissue)
+    tissues = segment_tissues_file(
+        conformed, image, tmp_path / "made", **brain._asdict(), tissue_model=cards.tissue
+    )
     labels = segment_labels_file(conformed, image, tmp_path / "made", model=cards.regions)
     processing = Processing(models=(cards.mask, cards.tissue, cards.regions))
     return image, Settings(tmp_path / "out", processing, bids_dir=dataset), tissues, labels

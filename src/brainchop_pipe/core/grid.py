@@ -187,3 +187,9 @@ class Volume:
     def __post_init__(self) -> None:
         if self.voxels.shape != self.grid.shape:
             raise ShapeError(f"voxels have shape {self.voxels.shape}; their grid has {self.grid.shape}")
+
+
+def part_of_volume(volume: Volume, box: tuple[slice, ...]) -> Volume:
+    """Cut a box out of a volume; its voxels stay where they are in the world."""
+    voxels = volume.voxels[box]
+    return Volume(voxels, part_of(volume.grid, tuple(s.start for s in box), voxels.shape))

@@ -1,5 +1,6 @@
 """Grey matter, white matter and CSF from a brain mask and a tissue model together."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,13 +43,15 @@ def csf_probability(brain: np.ndarray, neither: np.ndarray) -> np.ndarray:
     return np.asarray(brain * neither)
 
 
-def tissue_maps(brain: np.ndarray, gm: np.ndarray, wm: np.ndarray, csf: np.ndarray) -> TissueMaps:
+def tissue_maps(brain: np.ndarray, tissues: Iterable[np.ndarray]) -> TissueMaps:
     """Combine probabilities on one grid into maps that do not contradict each other.
 
     Parameters
     ----------
-    brain, gm, wm, csf : float32, shape (I, J, K), 0 to 1
-        `csf` from `csf_probability`, so that the last three add up to at most 1.
+    brain : float32, shape (I, J, K), 0 to 1
+    tissues : iterable of three arrays like `brain`
+        GM, WM, and CSF of `csf_probability`, so that they add up to at most 1. They are
+        taken one after the other, and need not all be there at once.
 
     Returns
     -------
@@ -56,14 +59,16 @@ def tissue_maps(brain: np.ndarray, gm: np.ndarray, wm: np.ndarray, csf: np.ndarr
         Labels lie within the mask, and are the arg-max of the probabilities there.
     """
     mask = brain > _BRAIN_ABOVE
+    del brain
     probabilities = np.empty((3, *mask.shape), np.float32)
-    for masked, probability in zip(probabilities, (gm, wm, csf), strict=True):
+    for masked, probability in zip(probabilities, tissues, strict=True):
         np.multiply(probability, mask, out=masked)
     # At the rim they add up to the probability of brain, above one half; inside the mask that is decided.
     total = probabilities.sum(axis=0)
     np.divide(probabilities, total, out=probabilities, where=total > 0)
     labels = np.zeros(mask.shape, np.uint8)
-    best = np.zeros(mask.shape, np.float32)
+    best = total
+    best.fill(0)
     for label, probability in zip((GM, WM, CSF), probabilities, strict=True):
         better = probability > best
         labels[better] = label

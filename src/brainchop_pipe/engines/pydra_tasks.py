@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import GenericAlias
-from typing import Any
+from typing import Any, cast
 
 # Pydra asks the network for its newest version unless this is set before the import.
 os.environ["NO_ET"] = "1"
@@ -44,7 +44,7 @@ from brainchop_pipe.file_steps import (
 )
 from brainchop_pipe.settings import DEFAULT_MODELS
 from brainchop_pipe.versions import code_version
-from brainchop_pipe.zoo.catalog import absolute_names, find_model
+from brainchop_pipe.zoo.catalog import Model, absolute_names, find_model
 from brainchop_pipe.zoo.plan import Plan, plan_names
 
 # `read_image` says what can be read. Any file may come that far: a link's target may have no
@@ -265,10 +265,10 @@ def Segment(
     affine, version = {"prefer_affine": options["prefer_affine"]}, {"version": options["version"]}
     conformed = workflow.add(Conform(in_file=in_file, **affine, **version), name="conform").out_file
     seen: dict[str, Any] = {}
-    if plan.mask_model:
+    if finds_brain_apart(plan, given_mask):
         task = ExtractBrain(
             in_file=conformed,
-            mask_model=plan.mask_model.asked_as,
+            mask_model=cast(Model, plan.mask_model).asked_as,
             correct=plan.correct,
             given_mask=given_mask,
             **_of(extract_brain_file, options),
@@ -284,6 +284,11 @@ def Segment(
         outputs = {name: getattr(tissues, name) for name in outputs}
     common |= _of(segment_labels_file, options)
     return (*outputs.values(), *_add_labels(plan, common, seen))
+
+
+def finds_brain_apart(plan: Plan, given_mask: Any) -> bool:
+    """Tell whether `Segment` has a node for the brain alone: others see it, or its mask is given."""
+    return plan.mask_model is not None and not (plan.finds_brain_with_tissues and given_mask is None)
 
 
 def label_nodes(plan: Plan) -> list[tuple[str, int]]:

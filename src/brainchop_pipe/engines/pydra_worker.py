@@ -11,7 +11,7 @@ import attrs
 import cloudpickle
 
 from brainchop_pipe.engines.lanes import Lanes
-from brainchop_pipe.engines.pydra_tasks import Segment, label_nodes
+from brainchop_pipe.engines.pydra_tasks import Segment, finds_brain_apart, label_nodes
 from brainchop_pipe.errors import OutputError, PipeError, WorkerLostError
 from brainchop_pipe.settings import AFTER_CRASH
 from brainchop_pipe.step_files import BrainFiles, LabelFiles, TissueFiles
@@ -39,7 +39,7 @@ class SegmentOutcome:
     labels : tuple of LabelFiles or Exception
         In the order of the other models.
     brain : BrainFiles, Exception or None
-        None where no model needs it.
+        None where no model needs it from another.
     conformed : Path or None
         None where there is none.
     conform_seconds : float
@@ -129,13 +129,14 @@ async def run_segment(lanes: Lanes, folder: Path, **inputs: Any) -> SegmentOutco
         if isinstance(worker.finished.get((node, 0)), Exception):
             failure = worker.finished[(node, 0)]
     plan = plan_names(*(inputs[name] for name in ("models", "tissue_model", "prepare", "mask_model")))
+    has_brain = finds_brain_apart(plan, inputs.get("given_mask"))
     missing = failure or WorkerLostError("it was not reached; run again")
     get = worker.finished.get
     conformed = get(("conform", 0), missing)
     return SegmentOutcome(
         _files(TissueFiles, get(("tissues", 0), missing)) if plan.pair else None,
         tuple(_files(LabelFiles, get(node, missing)) for node in label_nodes(plan)),
-        _files(BrainFiles, get(("extract_brain", 0), missing)) if plan.mask_model else None,
+        _files(BrainFiles, get(("extract_brain", 0), missing)) if has_brain else None,
         None if isinstance(conformed, Exception) else Path(conformed.out_file),
         worker.seconds.get(("conform", 0), 0.0),
     )

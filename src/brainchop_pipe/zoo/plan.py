@@ -41,6 +41,11 @@ class Plan:
     correct: bool
     with_brain: tuple[Model, ...]
 
+    @property
+    def finds_brain_with_tissues(self) -> bool:
+        """Whether one model finds brain and tissues, and nobody else needs the brain: it runs once."""
+        return bool(self.pair) and self.pair[0] is self.pair[1] and not self.with_brain
+
 
 def plan_names(
     names: Iterable[str], tissue_model: str | None, prepare: str, mask_model: str | None = None
