@@ -19,7 +19,11 @@ def card_of(folder: Path, content: bytes, *, labels: int = 3, output: object = N
     card = json.loads(path.read_text())
     card["weights"] |= {"files": [{"path": "m.onnx", "sha256": sha256_of_bytes(content)}]}
     card["weights"]["onnx_sha256"] = sha256_of_bytes(content)
-    card["input"] |= {"grid": {"shape": [40, 44, 48], "spacing_mm": [2, 2, 2], "orientation": "RAS"}, **given}
+    card["input"] = {
+        "intensity": {"method": "minmax"},
+        "grid": {"shape": [40, 44, 48], "spacing_mm": [2, 2, 2], "orientation": "RAS"},
+        **given,
+    }
     names = [{"index": i, "name": f"Class {i}", "color": "#808080"} for i in range(labels)]
     card["output"] = {"role": "regions", "description": "made", "labels": names, **(output or {})}
     return ModelCard.model_validate(card)

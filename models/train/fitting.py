@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from brainchop_pipe.errors import UsageError
-from brainchop_pipe.steps import load_model
+from brainchop_pipe.zoo.catalog import find_model
+from brainchop_pipe.zoo.fetch import ModelStore
 
 Show = Callable[[dict[str, float]], None]
 
@@ -168,7 +169,7 @@ def begun_with(start: str, network: Segmenter) -> Segmenter:
     if not start:
         return network
     try:
-        network.load_state_dict(weights_in(load_model(start).content))
+        network.load_state_dict(weights_in(ModelStore.from_environment().load(find_model(start))))
     except RuntimeError as error:
         raise UsageError(
             f"the training is to start with {start}, which is no export of the network that the "

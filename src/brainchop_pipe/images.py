@@ -169,7 +169,7 @@ def image_bytes(
 
 
 def _in_order_of_files(voxels: np.ndarray) -> np.ndarray:
-    """Give voxels with the first axis fastest; blocks that stay in the cache are copied in a quarter of the time."""
+    """Give voxels with the first axis fastest, copied in blocks that stay in the cache."""
     if voxels.flags.f_contiguous or voxels.ndim != 3:
         return voxels
     ordered = np.empty(voxels.shape, voxels.dtype, order="F")

@@ -54,12 +54,18 @@ class Brain:
         return np.asarray(self.probability.voxels > _BRAIN_ABOVE)
 
 
-class Seen(NamedTuple):
-    """What a model gets to see, how it was prepared, and what a user should know of it."""
+class Shown(NamedTuple):
+    """How that was prepared which a model saw, and what a user should know of it."""
 
-    view: View
     preparation: str = ""
     notes: tuple[str, ...] = ()
+
+
+class Seen(NamedTuple):
+    """What a model gets to see."""
+
+    view: View
+    shown: Shown = Shown()
 
 
 def brain_of_prediction(
@@ -161,19 +167,19 @@ def what_model_sees(
         doubt = "white matter makes no peak within the mask"
     if doubt:
         whole = view_of(heads, card, full_volume=full_volume)
-        return Seen(whole, notes=(f"{card.name} {_WHOLE}: {doubt}.",))
+        return Seen(whole, Shown(notes=(f"{card.name} {_WHOLE}: {doubt}.",)))
     inside = on_grid(Volume(brain.inside.astype(np.float32), brain.probability.grid), grid) > _BRAIN_ABOVE
     box = crop_box(inside.astype(np.uint8) * 255, card, full_volume=full_volume)
     if way == "mask" or record.white_matter is None:
         shown = [scaled(head.voxels * inside, card.input.intensity, box) for head in heads]
-        return Seen(View(as_channels(shown), grid, box), f"{record.origin}, the rest set to 0")
+        return Seen(View(as_channels(shown), grid, box), Shown(f"{record.origin}, the rest set to 0"))
     level = record.white_matter / card.input.white_matter
     evenly_lit = scale_by_level(on_grid(brain.corrected, grid)[box], level)
     done = (
         f"{record.origin}, N4 bias correction within it, white matter (grey level "
         f"{record.white_matter:.1f} of the conformed image) scaled to {card.input.white_matter}"
     )
-    return Seen(View(evenly_lit[np.newaxis], grid, box), done)
+    return Seen(View(evenly_lit[np.newaxis], grid, box), Shown(done))
 
 
 def _brain(conformed: Volume, probability: Volume, clock: Clock, *, correct: bool, **known: object) -> Brain:

@@ -1,7 +1,7 @@
 """The steps from an image to its maps, for arrays in memory; `file_steps` has them file to file."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,13 +31,13 @@ from brainchop_pipe.inference.view import View
 from brainchop_pipe.inference.ways import FieldOfView
 from brainchop_pipe.preparation import (
     Brain,
-    Seen,
+    Shown,
     box_of_brain,
     brain_of_prediction,
     on_grid,
     what_model_sees,
 )
-from brainchop_pipe.record import Clock, StepRecord, peak_memory_mb, utc_now
+from brainchop_pipe.record import BrainRecord, Clock, StepRecord, peak_memory_mb, utc_now
 from brainchop_pipe.settings import Orientation, Processing
 from brainchop_pipe.zoo.catalog import Model, find_model
 from brainchop_pipe.zoo.check import check_file
@@ -192,14 +192,15 @@ def segment_labels(
     clock = Clock()
     card = ready.card
     known = _known_prediction(brain, card) if brain is not None else None
-    prediction, seen = known or run_model(heads, ready, processing, brain, clock)
+    prediction, shown = known or run_model(heads, ready, processing, brain, clock)
+    run = _Run(card, prediction, shown, brain.record if brain else None, clock)
     with clock.stage(f"write {card.name}"):
         numbered = number_labels(prediction.labels, card, processing.label_scheme)
         labels = restore_labels(numbered.labels, grid, processing.label_interpolation)
-        quality = _measure(numbered.labels, prediction, labels > 0, grid, brain)
+        quality = _measure(run, numbered.labels, labels > 0, grid)
         names = {label.index: label.name for label in output_labels(card, processing.label_scheme)}
-    found = Findings(quality, flags(quality, names), numbered.sides, seen.notes + numbered.notes)
-    record = _record(clock, card, prediction, seen.preparation, found, processing.parameters(), brain)
+    found = Findings(quality, flags(quality, names), numbered.sides, shown.notes + numbered.notes)
+    record = _record(run, found, processing.parameters())
     return Segmentation(grid, {"labels": labels}, numbered.labels, record)
 
 
@@ -223,10 +224,14 @@ def segment_tissues(
         The model finds nothing, or hardly any tissue within the mask.
     """
     clock = Clock()
-    tissue, seen = run_model(
+    card = tissue_model.card
+    tissue, shown = run_model(
         heads, tissue_model, processing, brain, clock, in_pair=True, with_probabilities=True
     )
-    return _tissue_segmentation(tissue, seen, tissue_model.card, grid, processing, brain, clock)
+    with clock.stage(f"write {card.name}"):
+        probabilities = tissue_probabilities(brain.probability, tissue, card)
+    run = _Run(card, replace(tissue, probabilities=None), shown, brain.record, clock)
+    return _tissue_segmentation(run, probabilities, grid, processing)
 
 
 def segment_brain_and_tissues(
@@ -253,35 +258,44 @@ def segment_brain_and_tissues(
     """
     check_mask_model(model.card)
     clock = Clock()
-    found, seen = run_model((head,), model, processing, None, clock, with_probabilities=True)
-    brain = brain_of_prediction(conformed, found, model.card, Clock(), correct=False)
-    return _tissue_segmentation(found, seen, model.card, grid, processing, brain, clock)
+    card = model.card
+    found, shown = run_model((head,), model, processing, None, clock, with_probabilities=True)
+    with clock.stage(f"write {card.name}"):
+        brain = brain_of_prediction(conformed, found, card, Clock(), correct=False)
+        probabilities = tissue_probabilities(brain.probability, found, card)
+    run = _Run(card, replace(found, probabilities=None), shown, brain.record, clock)
+    # What is not needed any more makes room for the image's grid.
+    del brain, found
+    return _tissue_segmentation(run, probabilities, grid, processing)
+
+
+class _Run(NamedTuple):
+    """A model's run, as its record needs it: what it gave, how it was shown the image, whose brain it saw."""
+
+    card: ModelCard
+    prediction: Prediction
+    shown: Shown
+    brain: BrainRecord | None
+    clock: Clock
 
 
 def _tissue_segmentation(
-    tissue: Prediction,
-    seen: Seen,
-    card: ModelCard,
-    grid: Grid,
-    processing: Processing,
-    brain: Brain,
-    clock: Clock,
+    run: _Run, probabilities: tuple[Volume, ...], grid: Grid, processing: Processing
 ) -> Segmentation:
-    """Combine what a tissue model says with a brain mask; parameters as of `segment_tissues`."""
-    with clock.stage(f"write {card.name}"):
-        whole, *tissues = tissue_probabilities(brain.probability, tissue, card)
-        conformed = tissue_maps(whole.voxels, (p.voxels for p in tissues))
-        notes = check_tissue_share(conformed, card.name)
-        labels = Volume(conformed.labels, whole.grid)
+    """Make tissue maps of the probabilities of brain, GM, WM and CSF; see `tissue_probabilities`."""
+    with run.clock.stage(f"write {run.card.name}"):
+        brain, *tissues = probabilities
+        conformed = tissue_maps(brain.voxels, (p.voxels for p in tissues))
+        notes = check_tissue_share(conformed, run.card.name)
+        labels = Volume(conformed.labels, brain.grid)
         del conformed
         # One after the other: each is large where the image's voxels are small.
-        maps = tissue_maps(restore_probability(whole, grid), (restore_probability(p, grid) for p in tissues))
-        quality = _measure(labels, tissue, maps.mask, grid, brain)
+        maps = tissue_maps(restore_probability(brain, grid), (restore_probability(p, grid) for p in tissues))
+        quality = _measure(run, labels, maps.mask, grid)
     gm, wm, csf = maps.probabilities
     contents = {"mask": maps.mask.astype(np.uint8), "dseg": maps.labels, "GM": gm, "WM": wm, "CSF": csf}
-    found = Findings(quality, flags(quality, TISSUE_NAMES), "", seen.notes + notes)
-    parameters = processing.parameters(but=("label_interpolation", "label_scheme"))
-    record = _record(clock, card, tissue, seen.preparation, found, parameters, brain)
+    found = Findings(quality, flags(quality, TISSUE_NAMES), "", run.shown.notes + notes)
+    record = _record(run, found, processing.parameters(but=("label_interpolation", "label_scheme")))
     return Segmentation(grid, contents, labels, record)
 
 
@@ -294,7 +308,7 @@ def run_model(
     *,
     in_pair: bool = False,
     with_probabilities: bool = False,
-) -> tuple[Prediction, Seen]:
+) -> tuple[Prediction, Shown]:
     """Predict and post-filter.
 
     Parameters
@@ -330,7 +344,7 @@ def run_model(
             f"coordinates, in a contrast that the model knows ({', '.join(card.modalities)})?"
         )
     with clock.stage(f"infer {card.name}"):
-        return post_filter(prediction, card), seen
+        return post_filter(prediction, card), seen.shown
 
 
 def _predict_in_turn(
@@ -355,13 +369,13 @@ def _predict_in_turn(
             )
 
 
-def _known_prediction(brain: Brain, card: ModelCard) -> tuple[Prediction, Seen] | None:
+def _known_prediction(brain: Brain, card: ModelCard) -> tuple[Prediction, Shown] | None:
     """Give what a model said already where it made the mask, and makes nothing but masks."""
     made_it = brain.record.mask_model == card.name and card.output.role == "mask"
     return prediction_of(brain) if made_it else None
 
 
-def prediction_of(brain: Brain) -> tuple[Prediction, Seen] | None:
+def prediction_of(brain: Brain) -> tuple[Prediction, Shown] | None:
     """Give what a mask model said, from the brain that was made of it; None for a mask that was given."""
     record, probability = brain.record, brain.probability
     if record.execution is None:
@@ -371,7 +385,7 @@ def prediction_of(brain: Brain) -> tuple[Prediction, Seen] | None:
     seen = FieldOfView(full_box(probability.grid.shape), record.field_of_view)
     removed = record.removed_components
     prediction = Prediction(labels, confidence, None, seen.box, seen, record.execution, removed)
-    return prediction, Seen(View(probability.voxels[np.newaxis], probability.grid, seen.box))
+    return prediction, Shown()
 
 
 def tissue_probabilities(brain: Volume, tissue: Prediction, card: ModelCard) -> tuple[Volume, ...]:
@@ -389,7 +403,7 @@ def tissue_probabilities(brain: Volume, tissue: Prediction, card: ModelCard) -> 
     box = box_of_brain(brain)
     gm, wm = (
         part_of_volume(Volume(on_grid(tissue.probability(*indices), brain.grid), brain.grid), box)
-        for indices in map(card.output.indices_of, ("GM", "WM"))
+        for indices in (card.output.indices_of("GM"), card.output.indices_of("WM"))
     )
     brain = part_of_volume(brain, box)
     # A CSF class of the tissue model is among what is neither.
@@ -415,11 +429,9 @@ def check_tissue_share(maps: TissueMaps, name: str) -> tuple[str, ...]:
     return (f"{found}; look at the result.",) if share < _LOW_TISSUE_SHARE else ()
 
 
-def _measure(
-    labels: Volume, prediction: Prediction, on_image: np.ndarray, grid: Grid, brain: Brain | None
-) -> Quality:
+def _measure(run: _Run, labels: Volume, on_image: np.ndarray, grid: Grid) -> Quality:
     """Measure a result: labels on the model's grid, and their mask on the image's."""
-    record = brain.record if brain else None
+    prediction, record = run.prediction, run.brain
     return Quality(
         volumes_mm3=label_volumes_mm3(labels),
         intracranial_mm3=record.volume_mm3 if record else None,
@@ -431,29 +443,21 @@ def _measure(
     )
 
 
-def _record(
-    clock: Clock,
-    card: ModelCard,
-    prediction: Prediction,
-    preparation: str,
-    found: Findings,
-    parameters: dict[str, Any],
-    brain: Brain | None,
-) -> StepRecord:
+def _record(run: _Run, found: Findings, parameters: dict[str, Any]) -> StepRecord:
     return StepRecord(
         digests=None,
-        brain=brain.record if brain else None,
-        model=card.name,
-        execution=prediction.execution,
-        field_of_view=prediction.field_of_view.description,
+        brain=run.brain,
+        model=run.card.name,
+        execution=run.prediction.execution,
+        field_of_view=run.prediction.field_of_view.description,
         parameters=parameters,
-        preparation=preparation,
+        preparation=run.shown.preparation,
         quality=found.quality,
         flags=found.flags,
         sides=found.sides,
-        seconds=_together(brain.record.seconds if brain else {}, clock.seconds),
-        notes=(brain.record.notes if brain else ()) + found.notes,
-        started=clock.started,
+        seconds=_together(run.brain.seconds if run.brain else {}, run.clock.seconds),
+        notes=(run.brain.notes if run.brain else ()) + found.notes,
+        started=run.clock.started,
         ended=utc_now(),
         peak_memory_mb=peak_memory_mb(),
     )

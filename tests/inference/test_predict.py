@@ -28,7 +28,8 @@ def volume() -> Volume:
 
 def model(folder: Path, kind: str, **changes) -> tuple[bytes, ModelCard]:
     card = read_card(make_card(folder, kind))
-    return (folder / f"{kind}.onnx").read_bytes(), card.model_copy(update=changes)
+    whole = {"input": card.input.model_copy(update={"crop": None})}
+    return (folder / f"{kind}.onnx").read_bytes(), card.model_copy(update=whole | changes)
 
 
 def see(volume: Volume, content: bytes, card: ModelCard, *, full_volume=False, **kwargs) -> Prediction:

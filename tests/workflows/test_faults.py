@@ -107,10 +107,10 @@ def test_library_that_takes_its_process_with_it_costs_an_attempt(settings, undis
     assert set.union(*statuses.values()) == {"done"}
     assert images(settings).keys() == undisturbed.keys()
     sidecars = [p.read_text() for p in settings.output_dir.rglob("sub-01*dseg.json")]
-    assert sidecars
-    for text in sidecars:
-        assert '"CPUExecutionProvider"' in text
-        assert "ended by itself while it ran a network on openvino" in text
+    # A process that had a network of another image open already went on with it.
+    hit = [text for text in sidecars if "ended by itself while it ran a network on openvino" in text]
+    assert hit
+    assert all('"CPUExecutionProvider"' in text for text in hit)
 
 
 def test_images_at_the_same_time_give_the_same_bytes(settings, undisturbed):

@@ -190,6 +190,6 @@ class Volume:
 
 
 def part_of_volume(volume: Volume, box: tuple[slice, ...]) -> Volume:
-    """Cut a box out of a volume; its voxels stay where they are in the world."""
-    voxels = volume.voxels[box]
+    """Copy a box of a volume, so that the rest need not stay; voxels stay where they are in the world."""
+    voxels = volume.voxels[box].copy()
     return Volume(voxels, part_of(volume.grid, tuple(s.start for s in box), voxels.shape))

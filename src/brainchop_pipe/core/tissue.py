@@ -8,6 +8,9 @@ import numpy as np
 GM, WM, CSF = 1, 2, 3
 TISSUE_NAMES = {GM: "Grey matter", WM: "White matter", CSF: "Cerebrospinal fluid"}
 
+# Slices at a time, which stay in the cache.
+_SLAB = 8
+
 # A voxel is brain where its probability of being so is larger than that of not being so.
 _BRAIN_ABOVE = 0.5
 
@@ -63,14 +66,15 @@ def tissue_maps(brain: np.ndarray, tissues: Iterable[np.ndarray]) -> TissueMaps:
     probabilities = np.empty((3, *mask.shape), np.float32)
     for masked, probability in zip(probabilities, tissues, strict=True):
         np.multiply(probability, mask, out=masked)
-    # At the rim they add up to the probability of brain, above one half; inside the mask that is decided.
-    total = probabilities.sum(axis=0)
-    np.divide(probabilities, total, out=probabilities, where=total > 0)
     labels = np.zeros(mask.shape, np.uint8)
-    best = total
-    best.fill(0)
-    for label, probability in zip((GM, WM, CSF), probabilities, strict=True):
-        better = probability > best
-        labels[better] = label
-        np.maximum(best, probability, out=best)
+    for start in range(0, len(mask), _SLAB):
+        slab = slice(start, start + _SLAB)
+        part = probabilities[:, slab]
+        # At the rim they add up to the probability of brain, above one half; inside the mask that is decided.
+        total = part.sum(axis=0)
+        np.divide(part, total, out=part, where=total > 0)
+        best = np.zeros(total.shape, np.float32)
+        for label, probability in zip((GM, WM, CSF), part, strict=True):
+            labels[slab][probability > best] = label
+            np.maximum(best, probability, out=best)
     return TissueMaps(mask, labels, probabilities)

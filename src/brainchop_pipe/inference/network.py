@@ -141,7 +141,7 @@ class Network:
         batch = np.ascontiguousarray(batch, self.card.input.dtype)
         outputs = self._run(batch)
         if self.card.output.extent == "box":
-            return _cut(self._scores_of_box(*outputs, batch.shape), sizes, is_volume=True)
+            return _cut(self._scores_of_box(outputs, batch.shape), sizes, is_volume=True)
         scores = self._reduced(outputs) if self._is_reduced else self._scores(outputs[0], batch.shape)
         return _cut(scores, sizes, is_volume="D" in self.card.input.layout)
 
@@ -173,8 +173,9 @@ class Network:
         self._check_finite(confidence)
         return Scores(self._merged(labels), confidence)
 
-    def _scores_of_box(self, output: np.ndarray, corner: np.ndarray, batch_shape: tuple[int, ...]) -> Scores:
+    def _scores_of_box(self, outputs: list[np.ndarray], batch_shape: tuple[int, ...]) -> Scores:
         """Make labels and probabilities of what the network gives for a box."""
+        output, corner = outputs
         whole, part = batch_shape[2:], output.shape[2:]
         first = tuple(int(c) for c in corner.ravel())
         if not len(first) == len(part) == len(whole) or any(
