@@ -1,7 +1,7 @@
 """How little the tissue volumes depend on the image: ``python -m tests.benchmarks.invariance [HEAD...]``.
 
 Each head is turned, shifted, resampled and lit unevenly in ways that leave its brain
-where it is in the world, and goes through the default pipeline again. A JSON line for
+where it is in the world, and goes through a pipeline again. A JSON line for
 each head and variant: volumes (mL), and their change (%) against the unchanged head,
 which no label is needed for. Where voxels are larger than the models' (`xa30`, `oblique`:
 2 mm), linear interpolation blurs and cubic interpolation sharpens: a change of the image,
@@ -27,10 +27,10 @@ from brainchop_pipe.file_steps import conform_file, extract_brain_file, segment_
 from brainchop_pipe.images import image_bytes, read_image
 from brainchop_pipe.record import StepRecord
 from brainchop_pipe.settings import available_cpus
-from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL
+from brainchop_pipe.zoo.catalog import find_model
+from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL, is_mask_model
 
 HEADS = ("uih", "xa30", "oblique")
-TISSUE_MODEL = "tissue"
 TISSUES = {"GM": ("1",), "WM": ("2",), "CSF": ("3",), "brain": ("1", "2")}
 
 # What is brighter than this share of the 99th percentile is head, but for a few voxels.
@@ -119,28 +119,29 @@ VARIANTS: dict[str, Change] = {
 }
 
 
-def tissue_volumes(image: Path, folder: Path) -> dict[str, float]:
-    """Give the volumes (mL) that the default pipeline finds on the models' grid."""
+def tissue_volumes(image: Path, model: str, folder: Path) -> dict[str, float]:
+    """Give the volumes (mL) that a tissue model finds on the models' grid."""
     threads = available_cpus()
     conformed = conform_file(image, folder / "conformed.nii")
-    brain = extract_brain_file(conformed, folder, mask_model=DEFAULT_MASK_MODEL, threads=threads)
-    files = segment_tissues_file(
-        conformed, image, folder, **brain._asdict(), tissue_model=TISSUE_MODEL, threads=threads
-    )
+    seen = {}
+    if not is_mask_model(find_model(model).card):
+        brain = extract_brain_file(conformed, folder, mask_model=DEFAULT_MASK_MODEL, threads=threads)
+        seen = brain._asdict()
+    files = segment_tissues_file(conformed, image, folder, tissue_model=model, threads=threads, **seen)
     found = StepRecord.model_validate_json(files.record.read_bytes()).volumes_mm3
     return {name: sum(found.get(i, 0.0) for i in indices) / 1000 for name, indices in TISSUES.items()}
 
 
-def measure(head: str, variants: list[str], folder: Path) -> None:
+def measure(head: str, model: str, variants: list[str], folder: Path) -> None:
     """Write a line for a head and for each of its variants."""
     path = DATASET / f"sub-{head}/anat/sub-{head}_T1w.nii.gz"
     image = read_image(path)
-    unchanged = tissue_volumes(path, folder)
+    unchanged = tissue_volumes(path, model, folder)
     _report({"head": head, "variant": "unchanged", "mL": _rounded(unchanged)})
     for name in variants:
         changed = folder / "changed.nii"
         changed.write_bytes(image_bytes(VARIANTS[name](image.volume), image.placement, compress=False))
-        volumes = tissue_volumes(changed, folder)
+        volumes = tissue_volumes(changed, model, folder)
         change = {tissue: 100 * (volumes[tissue] / unchanged[tissue] - 1) for tissue in TISSUES}
         _report({"head": head, "variant": name, "mL": _rounded(volumes), "percent": _rounded(change)})
 
@@ -158,10 +159,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("heads", nargs="*", default=HEADS)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--model", default="tissue", help="tissue model; alone, if it finds the brain too")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         for head in given.heads:
-            measure(head, given.variants, Path(name))
+            measure(head, given.model, given.variants, Path(name))
 
 
 if __name__ == "__main__":
