@@ -6,8 +6,9 @@
 Everything is measured in turns, round after round, so that a slow minute of the machine
 hits all alike; the tables have medians. Networks and commands run in processes of their
 own. `machine`: matrix products of numpy in float32, the limit. `stages`: what happens to
-an image outside of networks, against nibabel and scipy. `networks`: each model on each
-library that is installed, on the voxels that it sees of a head. `commands`: `brainchop
+an image outside of networks, against nibabel and scipy. `networks`: each MeshNet on each
+library that is installed, on the voxels that it sees of a head (the default's network:
+``python -m tests.benchmarks.embedded brainchop_any --tables cost``). `commands`: `brainchop
 segment`, file to files, against upstream's command line if its environment is given.
 Needs the folder of real data (BRAINCHOP_SHARED), and quiet.
 """
@@ -43,7 +44,7 @@ from brainchop_pipe.images import read_image
 from brainchop_pipe.inference.card_input import WholeVolume
 from brainchop_pipe.inference.session import available_devices
 from brainchop_pipe.record import Clock
-from brainchop_pipe.settings import Processing, available_cpus
+from brainchop_pipe.settings import DEFAULT_MODELS, Processing, available_cpus
 from brainchop_pipe.steps import load_model, output_grid, run_model
 from brainchop_pipe.zoo.catalog import shipped_models
 
@@ -147,6 +148,11 @@ def stages(rounds: int) -> list[Row]:
     return rows
 
 
+def meshnets() -> list[str]:
+    """Name the models that upstream has too: chains of layers, whose work is that of each voxel."""
+    return [name for name, model in shipped_models().items() if model.card.weights.format != "onnx"]
+
+
 def seen_edges(name: str) -> tuple[int, ...]:
     """Edges of the box that a model sees of the head of 1 mm."""
     conformed = conform(read_image(ECOG).volume).volume
@@ -222,7 +228,7 @@ def commands(names: list[str], rounds: int, upstream: Path | None, extrapolated:
             for prepare in ("none", "auto"):
                 command = [program, "segment", ECOG, "--models", *name.split("+"), "--prepare", prepare]
                 runs[name, f"ours, --prepare {prepare}"] = partial(_ours, command, folder)
-            if upstream is None or "+" in name:
+            if upstream is None or name not in meshnets():
                 continue
             if name in extrapolated:
                 costs = upstream_extrapolated(upstream, name, ECOG, folder)
@@ -271,11 +277,11 @@ def main() -> None:
     )
     parts = ("machine", "stages", "networks", "commands")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--models", nargs="+", default=list(shipped_models()))
+    parser.add_argument("--models", nargs="+", metavar="NAME", choices=meshnets(), default=meshnets())
     parser.add_argument(
         "--commands-of",
         nargs="+",
-        default=["tissue_fast", "subcortical", "mindgrab", "mindgrab+tissue"],
+        default=[*DEFAULT_MODELS, "tissue_fast", "subcortical", "mindgrab", "mindgrab+tissue"],
         help="models, or several at once with + between",
     )
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
