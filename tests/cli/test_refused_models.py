@@ -94,7 +94,7 @@ def test_model_that_exceeds_the_memory_limit_is_refused(tmp_path, dataset, capsy
     card = make_card(tmp_path / "cards", "regions", memory={"full_gb": 90, "cropped_gb": 80})
     words = [dataset, tmp_path / "out", "participant", "--models", card, "--mem-gb", 8]
     assert main([str(word) for word in words]) == 64
-    assert "needs 92.0 GB (2.0 GB for the image); --mem-gb allows 8.0" in capsys.readouterr().err
+    assert "needs 82.0 GB (2.0 GB for the image); --mem-gb allows 8.0" in capsys.readouterr().err
 
 
 def test_model_that_is_in_order_is_described(tmp_path, capsys):

@@ -77,7 +77,7 @@ def test_models_are_nodes_with_the_needs_of_their_cards(models):
     workflow = init_brainchop_segment_wf(models=models, omp_nthreads=3)
     nodes = {name: workflow.get_node(name) for name in ("tissues", "segment_maderegions", "conform")}
     assert [nodes[n].n_procs for n in ("tissues", "segment_maderegions")] == [3, 3]
-    assert [nodes[n].mem_gb for n in ("tissues", "segment_maderegions")] == [3.0, 3.0]
+    assert [nodes[n].mem_gb for n in ("tissues", "segment_maderegions")] == [2.5, 2.5]
     assert nodes["conform"].n_procs == 1
 
 
