@@ -88,6 +88,9 @@ class LaneWorker(Worker):
             self.finished[key] = error
             raise
         self.finished[key] = result.outputs
+        # Pydra would look for the result on the disk until it is there, which it never is again where
+        # the work folder is lost at this moment.
+        job._cached_result = result
         return result
 
 
