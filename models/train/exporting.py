@@ -19,7 +19,7 @@ _WEIGHTS = "network."
 # Voxels of 2 mm around what the coarse scores call brain, so that refinement can still move its border.
 _MARGIN = 3
 _SPATIAL = (2, 3, 4)
-_SLABS = 4
+_SLABS = 8
 # Voxels of 2 mm that a slab sees beyond its end: the reach of the convolutions at 1 mm, three.
 _HALO = 2
 
