@@ -79,7 +79,7 @@ def card_of(settings: Settings, progress: Progress, sha256: str) -> dict[str, An
             "includes_csf": True,
             "labels": list(_LABELS),
         },
-        "post_filter": {"largest_component": True, "fill_holes": True, "connectivity": 26},
+        "post_filter": {"core_voxels": 4, "largest_component": True, "fill_holes": True, "connectivity": 26},
         "memory": {"full_gb": told.full_gb, "cropped_gb": told.cropped_gb},
     }
     if told.full_seconds and told.cropped_seconds:

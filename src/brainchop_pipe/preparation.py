@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from brainchop_pipe.core.bias import correct_bias
+from brainchop_pipe.core.components import largest_component
 from brainchop_pipe.core.grid import Grid, Volume
 from brainchop_pipe.core.intensity import scale_by_level, white_matter_level
 from brainchop_pipe.core.quality import border_share, is_plausible_brain, looks_upside_down
@@ -86,9 +87,14 @@ def brain_of_prediction(
         Correct the bias field within the mask, and look for white matter.
     """
     probability = mask.probability(*range(1, len(card.output.labels)))
+    voxels = on_grid(probability, conformed.grid)
+    if card.output.role == "tissue" and card.post_filter.largest_component:
+        # Brain that is of no tissue for sure has no label, and was not filtered.
+        inside = voxels > _BRAIN_ABOVE
+        voxels[inside & ~largest_component(inside)] = 0
     return _brain(
         conformed,
-        Volume(on_grid(probability, conformed.grid), conformed.grid),
+        Volume(voxels, conformed.grid),
         clock,
         correct=correct,
         mask_model=card.name,

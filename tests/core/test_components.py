@@ -11,8 +11,10 @@ from brainchop_pipe.core.components import (
     fill_holes_per_label,
     largest_component,
     largest_component_per_label,
+    largest_core,
     without_small_components,
 )
+from brainchop_pipe.core.metrics import dice
 from brainchop_pipe.errors import ShapeError
 
 # Each example is a whole map, so that few of them show much.
@@ -268,3 +270,43 @@ def test_voxels_apart_in_one_row_are_two_components():
     row = np.array([[[1, 0, 1]]], np.uint8)
     assert without_small_components(row, 2, 26).sum() == 0
     np.testing.assert_array_equal(without_small_components(row, 1, 26), row)
+
+
+def ball(shape: tuple[int, int, int], center: tuple[int, int, int], radius: float) -> np.ndarray:
+    ijk = np.ogrid[tuple(slice(n) for n in shape)]
+    return sum((x - c) ** 2 for x, c in zip(ijk, center, strict=True)) < radius**2
+
+
+def test_core_is_found_among_more_noise():
+    """Noise touches the brain, and is one region with it that has more voxels."""
+    brain = ball((91, 80, 73), (45, 40, 36), 22)
+    sponge = np.random.default_rng(0).random(brain.shape) < 0.3
+    mask = brain | sponge
+    assert (mask & ~brain).sum() > brain.sum()
+    kept = largest_core(mask, 4)
+    assert (kept & brain).sum() == brain.sum()
+    assert (kept & ~brain).sum() < 0.35 * brain.sum()
+
+
+def test_what_hangs_on_the_core_by_a_thin_bridge_goes():
+    brain, tongue = ball((90, 60, 60), (30, 30, 30), 20), ball((90, 60, 60), (70, 30, 30), 8)
+    mask = brain | tongue
+    mask[45:65, 28:32, 28:32] = True
+    kept = largest_core(mask.astype(np.uint8) * 3, 8)
+    assert not (kept & tongue).any()
+    assert dice(kept, brain) > 0.98
+
+
+@pytest.mark.parametrize("shape", [(7, 8, 9), (1, 1, 1), (3, 40, 40)])
+def test_mask_that_is_nowhere_thick_stays(shape):
+    mask = np.ones(shape, np.uint8)
+    np.testing.assert_array_equal(largest_core(mask, 8), mask > 0)
+    assert not largest_core(mask * 0, 8).any()
+
+
+@few
+@given(label_maps, st.sampled_from([2, 4, 8]))
+def test_core_is_a_part_of_the_mask(labels, voxels):
+    kept = largest_core(labels, voxels)
+    assert not kept[labels == 0].any()
+    assert kept.any() == (labels > 0).any()

@@ -44,6 +44,18 @@ def test_largest_region_of_all_labels_together(labels):
     assert removed(labels, largest_component=True) == (8, 1)
 
 
+def test_core_of_all_labels_together_goes_without_what_hangs_on_by_a_bridge():
+    """The bridge makes one region of all, which the largest component keeps whole."""
+    x, y, z = np.ogrid[:60, :26, :26]
+    voxels = np.where((x - 13) ** 2 + (y - 13) ** 2 + (z - 13) ** 2 < 144, 1, 0).astype(np.uint8)
+    voxels[24:46, 12:14, 12:14], voxels[46:56, 9:17, 9:17] = 2, 2
+    assert removed(voxels, largest_component=True) == (0, 0)
+    kept, regions = filter_labels(voxels, 1.0, card_with(core_voxels=8, largest_component=True))
+    assert regions == 0  # the bridge begins within reach of the core
+    assert not kept[46:].any()
+    assert (kept[:24] == voxels[:24]).mean() > 0.99
+
+
 def test_largest_region_of_each_label(labels):
     assert removed(labels, largest_component_per_label=True) == (9, 2)
 

@@ -157,6 +157,14 @@ class Output(CardPart):
 class PostFilter(CardPart):
     """What is done to the label map, in this order, on the model's grid: before its way back to the image."""
 
+    core_voxels: int = Field(
+        0,
+        ge=0,
+        le=16,
+        multiple_of=2,
+        description="First: take the surface off all labels together, so deep, keep the largest region and "
+        "what is near it; removes noise, and what hangs on by a thin bridge. 0: not",
+    )
     largest_component: bool = Field(True, description="Keep the largest region of all labels together")
     largest_component_per_label: bool = Field(
         False, description="Keep the largest region of each label, the two largest of a class of both sides"

@@ -10,6 +10,7 @@ from brainchop_pipe.core.components import (
     fill_holes_per_label,
     largest_component,
     largest_component_per_label,
+    largest_core,
     without_small_components,
 )
 from brainchop_pipe.inference.card import ModelCard, PostFilter
@@ -49,6 +50,8 @@ def _without_islands(
     labels: np.ndarray, voxel_mm3: float, wanted: PostFilter, paired: list[int]
 ) -> np.ndarray:
     touching = wanted.connectivity
+    if wanted.core_voxels:
+        labels = np.asarray(labels * largest_core(labels, wanted.core_voxels))
     if wanted.largest_component:
         labels = np.asarray(labels * largest_component(labels, touching))
     if wanted.least_mm3:
