@@ -27,7 +27,7 @@ from brainchop_pipe.core.grid import Grid, Volume
 from brainchop_pipe.core.metrics import dice, hausdorff_95
 from brainchop_pipe.core.resample import resample_nearest
 from brainchop_pipe.errors import InputError
-from brainchop_pipe.file_steps import conform_file, extract_brain_file, segment_tissues_file
+from brainchop_pipe.file_steps import conform_file, segment_tissues_file
 from brainchop_pipe.images import read_image
 from brainchop_pipe.inference.predict import predict
 from brainchop_pipe.inference.view import view_of
@@ -124,15 +124,8 @@ def own_tissues(image: Path, model: str) -> np.ndarray:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         conformed = conform_file(image, folder / "conformed.nii")
-        brain = extract_brain_file(conformed, folder, mask_model=model, correct=False, threads=threads)
         files = segment_tissues_file(
-            conformed,
-            image,
-            folder,
-            **brain._asdict(),
-            tissue_model=model,
-            threads=threads,
-            orientation="native",
+            conformed, image, folder, tissue_model=model, threads=threads, orientation="native"
         )
         return read_image(files.dseg, allow_constant=True).volume.voxels
 

@@ -121,22 +121,23 @@ def largest_core(mask: np.ndarray, voxels: int) -> np.ndarray:
     """
     box = _foreground_box(mask)
     inside = mask[box] != 0
-    depth = voxels // 2
-    halved = _halved(np.pad(inside, [(0, n % 2) for n in inside.shape]))
-    # The box is tight: what lies beyond it is background.
-    cores = np.pad(halved, depth + 1)
-    core = largest_component(scipy.ndimage.binary_erosion(cores, iterations=depth))
-    kept = np.zeros(mask.shape, bool)
-    if not core.any():
-        kept[box] = inside
-        return kept
-    # By faces inwards, by corners outwards, so that what is round comes back whole.
-    corners = np.ones((3, 3, 3), bool)
-    grown = scipy.ndimage.binary_dilation(core, corners, iterations=depth + 1)
-    near = grown[(slice(depth + 1, -depth - 1),) * 3]
+    near = _near_core(_halved(np.pad(inside, [(0, n % 2) for n in inside.shape])), voxels // 2)
     doubled = near.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+    kept = np.zeros(mask.shape, bool)
     kept[box] = inside & doubled[tuple(slice(0, n) for n in inside.shape)]
     return kept
+
+
+def _near_core(mask: np.ndarray, depth: int) -> np.ndarray:
+    """Give what is near the largest region under the surface; everything if there is none."""
+    # The box is tight: what lies beyond it is background.
+    margin = depth + 1
+    core = largest_component(scipy.ndimage.binary_erosion(np.pad(mask, margin), iterations=depth))
+    if not core.any():
+        return np.ones_like(mask)
+    # By faces inwards, by corners outwards, so that what is round comes back whole.
+    grown = scipy.ndimage.binary_dilation(core, np.ones((3, 3, 3), bool), iterations=margin)
+    return np.asarray(grown[(slice(margin, -margin),) * 3])
 
 
 def _halved(mask: np.ndarray) -> np.ndarray:

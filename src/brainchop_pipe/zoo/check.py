@@ -130,8 +130,10 @@ def _input_findings(card: ModelCard, facts: ModelFacts) -> list[str]:
 
 def _output_findings(card: ModelCard, facts: ModelFacts) -> list[str]:
     """Say how the file's output differs from the card's, as far as the file tells."""
-    needed = {"whole": "one", "box": "two, of a box and of its first voxel,"}[card.output.extent]
-    if len(facts.outputs) != (2 if card.output.extent == "box" else 1):
+    count, needed = {"whole": (1, "one"), "box": (2, "two, of a box and of its first voxel,")}[
+        card.output.extent
+    ]
+    if len(facts.outputs) != count:
         return [f"it has the outputs {[tensor.name for tensor in facts.outputs]}; {needed} is needed"]
     shape, output = facts.outputs[0].shape, card.output
     without_channel = output.values == "labels" and len(shape) == len(card.input.layout) - 1
