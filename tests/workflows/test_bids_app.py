@@ -268,7 +268,7 @@ def test_leftovers_of_a_killed_run_are_removed(settings):
 
 
 def test_model_that_needs_too_much_memory_is_refused_before_any_image(settings):
-    with pytest.raises(UsageError, match=r"needs 3\.0 GB \(2\.0 GB for the image\); --mem-gb allows 0\.5"):
+    with pytest.raises(UsageError, match=r"needs 2\.5 GB \(2\.0 GB for the image\); --mem-gb allows 0\.5"):
         run(replace(settings, mem_gb=0.5))
     assert not settings.output_dir.exists()
 
