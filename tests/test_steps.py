@@ -11,7 +11,7 @@ from brainchop_pipe.core.tissue import TissueMaps
 from brainchop_pipe.errors import InputError, UsageError
 from brainchop_pipe.inference.card_input import NoScaling
 from brainchop_pipe.preparation import box_of_brain, what_model_sees
-from brainchop_pipe.record import Clock
+from brainchop_pipe.record import EVEN_HEAD, Clock
 from brainchop_pipe.settings import Processing
 from brainchop_pipe.steps import (
     check_tissue_share,
@@ -20,6 +20,7 @@ from brainchop_pipe.steps import (
     on_models_grid,
     prepare,
     run_model,
+    segment_brain_and_tissues,
     segment_labels,
     segment_tissues,
     tissue_probabilities,
@@ -36,8 +37,15 @@ def run(prepared, card, brain=None, **processing):
     return run_model(heads, ready, Processing(**processing), brain, Clock(), with_probabilities=True)[0]
 
 
-def brain_of(prepared, card, *, correct=True):
-    return find_brain(prepared.conformed.volume, load_model(card), Processing(), correct=correct)
+def brain_of(prepared, card, *, correct=True, **processing):
+    ready = load_model(card)
+    return find_brain(prepared.conformed.volume, ready, Processing(**processing), correct=correct)
+
+
+def dim_on_the_left(folder):
+    """Give the made head, half as bright on its one side as on the other."""
+    field = np.broadcast_to(np.linspace(0.5, 1.0, 44).reshape(-1, 1, 1), (44, 52, 46))
+    return prepare(save(folder / "dim.nii.gz", (head_voxels() * field).astype(np.float32), head_affine()))
 
 
 def test_image_in_which_a_model_finds_nothing_is_refused(tmp_path, cards):
@@ -64,9 +72,7 @@ def test_errors_of_the_conform_name_the_file(tmp_path):
 
 def test_brain_alone_is_shown_evenly_lit_and_in_its_own_scale(tmp_path, cards):
     """White matter is 1 whatever the gain and the field of the coil; outside of the mask is nothing."""
-    field = np.broadcast_to(np.linspace(0.5, 1.0, 44).reshape(-1, 1, 1), (44, 52, 46))
-    dim = save(tmp_path / "dim.nii.gz", (head_voxels() * field).astype(np.float32), head_affine())
-    prepared = prepare(dim)
+    prepared = dim_on_the_left(tmp_path)
     volume, brain = prepared.conformed.volume, brain_of(prepared, cards.mask)
     card = find_model(cards.regions).card
     scaled = what_model_sees((volume,), card, "brain", brain, full_volume=True).view.channels[0]
@@ -75,6 +81,21 @@ def test_brain_alone_is_shown_evenly_lit_and_in_its_own_scale(tmp_path, cards):
     assert core.sum() > 1000
     assert np.median(scaled[core]) == pytest.approx(1, abs=0.05)
     assert scaled.max() <= 1
+
+
+def test_mask_model_sees_the_head_evenly_lit_where_its_card_asks_for_that(tmp_path, cards):
+    """Its record, and that of who uses its mask, say so; the run's word overrides the card's."""
+    prepared = dim_on_the_left(tmp_path)
+    wanting = str(make_card(tmp_path / "w", "both", input={**MADE_INPUT, "prepare": "head"}))
+    even, plain = brain_of(prepared, wanting), brain_of(prepared, wanting, prepare="none")
+    assert (even.record.preparation, plain.record.preparation) == (EVEN_HEAD, "")
+    asked = brain_of(prepared, cards.both, prepare="head")
+    np.testing.assert_array_equal(asked.inside, even.inside)
+    expected = brain_of(prepare(save(tmp_path / "a.nii.gz", head_voxels(), head_affine())), cards.both)
+    assert dice(even.inside, expected.inside) > dice(plain.inside, expected.inside) + 0.01
+    volume = prepared.conformed.volume
+    both = segment_brain_and_tissues(volume, volume, volume.grid, load_model(wanting), Processing())
+    assert both.record.preparation == EVEN_HEAD
 
 
 @pytest.mark.parametrize("way", ["brain", "mask"])
@@ -168,11 +189,15 @@ def test_preparation_is_for_models_that_ask_for_it(cards, tmp_path):
     assert preparing_of(levels, "brain") == "mask"
     assert preparing_of(find_model(cards.regions).card, "mask") == "mask"
     assert preparing_of(find_model(cards.mask).card, "brain") == "none"
+    default = shipped_models()["brainchop_any"].card
+    ways = [preparing_of(default, way) for way in ("auto", "none", "head", "mask", "brain")]
+    assert ways == ["head", "none", "head", "head", "head"]
 
 
 def test_brain_is_looked_for_where_somebody_wants_it(cards, tmp_path):
     wanting = str(make_card(tmp_path / "w", "regions", name="w", bids_label="w", input=WANTS_BRAIN))
     assert plan_names([cards.regions], None, "auto").mask_model is None
+    assert plan_names([cards.regions], None, "head").mask_model is None
     assert asked(plan_names([cards.regions], None, "mask").mask_model) == ["brainchop_any"]
     given = plan_names([cards.mask, cards.regions], None, "mask", "mindgrab")
     assert asked(given.mask_model, *given.with_brain) == ["mindgrab", cards.regions]

@@ -113,6 +113,7 @@ def init_brainchop_segment_wf(
         interface = ExtractBrain(
             mask_model=plan.mask_model.asked_as,
             correct=plan.correct,
+            prepare=prepare,
             full_volume=full_volume,
             prefer_affine=prefer_affine,
             **resources,

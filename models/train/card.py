@@ -64,6 +64,7 @@ def card_of(settings: Settings, progress: Progress, sha256: str) -> dict[str, An
         },
         "input": {
             "intensity": {"method": "minmax"},
+            "prepare": told.prepare,
             "multiple_of": MULTIPLE,
             "crop": {
                 "threshold": told.crop_threshold,

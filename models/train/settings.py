@@ -105,6 +105,9 @@ class Card(_Part):
     license_id: str = "MIT"
     license_url: str = "https://opensource.org/license/mit"
     citations: tuple[str, ...] = ()
+    prepare: Literal["none", "head"] = Field(
+        "head", description="head: the bias field of the head is corrected before the network sees it"
+    )
     crop_threshold: int = 20
     crop_margin: int = 16
     crop_agreement: float = Field(

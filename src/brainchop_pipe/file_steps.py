@@ -17,16 +17,16 @@ from brainchop_pipe.core.resample import resample_nearest
 from brainchop_pipe.errors import InputError, UsageError
 from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.images import read_image
+from brainchop_pipe.inference.card_input import Preparing
 from brainchop_pipe.inference.filters import filter_labels
 from brainchop_pipe.inference.predict import predict
 from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.session import Device
-from brainchop_pipe.inference.view import view_of
-from brainchop_pipe.preparation import brain_of_mask
+from brainchop_pipe.preparation import brain_of_mask, what_model_sees
 from brainchop_pipe.record import Clock, InputDigests, Origin
 from brainchop_pipe.segment_files import segment_labels_file as segment_labels_file
 from brainchop_pipe.segment_files import segment_tissues_file as segment_tissues_file
-from brainchop_pipe.settings import Orientation, Processing
+from brainchop_pipe.settings import Orientation, Preparation, Processing
 from brainchop_pipe.step_files import (
     BiasFiles,
     BrainFiles,
@@ -37,7 +37,8 @@ from brainchop_pipe.step_files import (
     write_brain,
     write_volume,
 )
-from brainchop_pipe.steps import find_brain, load_model, on_models_grid, prepare
+from brainchop_pipe.steps import find_brain, load_model, on_models_grid
+from brainchop_pipe.steps import prepare as prepare_image
 from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.zoo.catalog import find_model
 from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL
@@ -65,7 +66,7 @@ def conform_file(
     Path
         `out_file`.
     """
-    prepared = prepare(in_file, prefer_affine)
+    prepared = prepare_image(in_file, prefer_affine)
     origin = Origin(digests=InputDigests.of(in_file, prepared.image.volume), notes=prepared.notes)
     volume = prepared.conformed.volume
     if model is not None:
@@ -80,6 +81,7 @@ def extract_brain_file(
     given_mask: Path | None = None,
     mask_model: str = DEFAULT_MASK_MODEL,
     correct: bool = True,
+    prepare: Preparation = "auto",
     device: Device = "auto",
     precision: Precision = "float32",
     threads: int = 1,
@@ -103,6 +105,9 @@ def extract_brain_file(
     correct : bool
         Correct the bias field within the mask (N4), and look for the grey level of white
         matter.
+    prepare : {"auto", "none", "head", "mask", "brain"}
+        "none": the model sees the head as it is; "head": its bias field corrected; else
+        as its card says.
     device : str
         "auto": the best that works; a name is strict.
     precision : {"float32", "bfloat16"}
@@ -129,7 +134,12 @@ def extract_brain_file(
         brain = brain_of_mask(image.volume, mask, digest, Clock(), correct=correct)
     else:
         processing = Processing(
-            full_volume=full_volume, device=device, precision=precision, threads=threads, mem_gb=mem_gb
+            prepare=prepare,
+            full_volume=full_volume,
+            device=device,
+            precision=precision,
+            threads=threads,
+            mem_gb=mem_gb,
         )
         brain = find_brain(image.volume, load_model(mask_model), processing, correct=correct)
     return write_brain(out_dir, brain, image.placement)
@@ -147,6 +157,8 @@ def infer_file(
     full_volume: bool = False,
 ) -> Path:
     """Run a model on a conformed image, the whole head, and write its label map before any post-filter.
+
+    The bias field of the head is corrected first where the model's card asks for that.
 
     Parameters
     ----------
@@ -177,7 +189,8 @@ def infer_file(
         raise UsageError(f"model {ready.card.name!r} takes several contrasts; use segment_labels_file")
     grid = ready.card.input.grid
     image = read_conformed(in_file) if grid.is_conformed else read_on_grid(in_file, grid)
-    view = view_of((image.volume,), ready.card, full_volume=full_volume)
+    way: Preparing = "head" if ready.card.input.prepare == "head" else "none"
+    view = what_model_sees((image.volume,), ready.card, way, None, full_volume=full_volume).view
     prediction = predict(
         view, ready.content, ready.card, device=device, precision=precision, threads=threads, mem_gb=mem_gb
     )

@@ -1,11 +1,11 @@
-"""What a model gets to see: the whole head, what lies in a brain mask, or the brain evenly lit."""
+"""What a model gets to see: the whole head, or the brain alone, as it is or evenly lit."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from brainchop_pipe.core.bias import correct_bias
+from brainchop_pipe.core.bias import correct_bias, even_out_head
 from brainchop_pipe.core.components import largest_component
 from brainchop_pipe.core.grid import Grid, Volume
 from brainchop_pipe.core.intensity import scale_by_level, white_matter_level
@@ -17,7 +17,7 @@ from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.card_input import Preparing
 from brainchop_pipe.inference.predict import Prediction
 from brainchop_pipe.inference.view import View, as_channels, crop_box, scaled, view_of
-from brainchop_pipe.record import BrainRecord, Clock
+from brainchop_pipe.record import EVEN_HEAD, BrainRecord, Clock
 
 _BRAIN_ABOVE = 0.5
 
@@ -70,7 +70,7 @@ class Seen(NamedTuple):
 
 
 def brain_of_prediction(
-    conformed: Volume, mask: Prediction, card: ModelCard, clock: Clock, *, correct: bool
+    conformed: Volume, mask: Prediction, shown: Shown, card: ModelCard, clock: Clock, *, correct: bool
 ) -> Brain:
     """Make a brain of what a mask model says.
 
@@ -79,6 +79,8 @@ def brain_of_prediction(
     conformed : Volume
     mask : Prediction
         With probabilities, on the grid of its model; all labels but the first are brain.
+    shown : Shown
+        What the mask model saw.
     card : ModelCard
         Of the mask model.
     clock : Clock
@@ -101,6 +103,7 @@ def brain_of_prediction(
         mask_sha256=None,
         execution=mask.execution,
         field_of_view=mask.field_of_view.description,
+        preparation=shown.preparation,
         removed_components=mask.removed_components,
     )
 
@@ -136,6 +139,7 @@ def brain_of_mask(conformed: Volume, mask: Volume, sha256: str, clock: Clock, *,
         mask_sha256=sha256,
         execution=None,
         field_of_view="",
+        preparation="",
         removed_components=0,
     )
 
@@ -150,10 +154,10 @@ def what_model_sees(
     heads : tuple of Volume
         One a channel, on the model's grid.
     card : ModelCard
-    way : {"none", "mask", "brain"}
+    way : {"none", "head", "mask", "brain"}
         See `Input.prepare` of a card.
     brain : Brain or None
-        Needed unless `way` is "none".
+        Needed for "mask" and "brain".
     full_volume : bool
         No crop.
 
@@ -163,6 +167,9 @@ def what_model_sees(
         The whole head, with a note, where the mask looks wrong, or white matter cannot
         be found.
     """
+    if way == "head":
+        even = tuple(even_out_head(head) for head in heads)
+        return Seen(view_of(even, card, full_volume=full_volume), Shown(EVEN_HEAD))
     if way == "none" or brain is None:
         return Seen(view_of(heads, card, full_volume=full_volume))
     grid, record = heads[0].grid, brain.record

@@ -18,6 +18,9 @@ from brainchop_pipe.core.quality import Quality
 from brainchop_pipe.inference.session import Execution
 from brainchop_pipe.storage import sha256_of_file
 
+# What a preparation is called that corrects the head, and not what lies in a mask.
+EVEN_HEAD = "N4 bias correction of the whole head"
+
 
 class InputDigests(BaseModel):
     """Which image a result was made of.
@@ -70,6 +73,8 @@ class BrainRecord(BaseModel):
         Where the mask model ran.
     field_of_view : str
         What it saw.
+    preparation : str
+        What was done to its input before; empty where nothing was.
     corrected : bool
         Whether the bias field within the mask was corrected.
     white_matter : float or None
@@ -93,6 +98,7 @@ class BrainRecord(BaseModel):
     mask_sha256: str | None
     execution: Execution | None
     field_of_view: str
+    preparation: str
     corrected: bool
     white_matter: float | None
     usable: bool

@@ -28,7 +28,7 @@ from brainchop_pipe.steps import (
     segment_labels,
     segment_tissues,
 )
-from brainchop_pipe.zoo.plan import preparing_of
+from brainchop_pipe.zoo.plan import needs_brain, preparing_of
 
 
 def segment_labels_file(
@@ -73,9 +73,9 @@ def segment_labels_file(
         BIDS suffixes of further images of the head, for models of several channels.
     contrast_files : tuple of Path
         These images, one a contrast, in the same place in the world as the first.
-    prepare : {"auto", "none", "mask", "brain"}
-        What the model sees. "auto": as its card says; "none": the whole head; "mask": what
-        lies within the mask; "brain": the same, evenly lit.
+    prepare : {"auto", "none", "head", "mask", "brain"}
+        What the model sees. "auto": as its card says; "none": the whole head; "head": the
+        same, evenly lit; "mask": what lies within the mask; "brain": the same, evenly lit.
     device : str
         "auto": the best that works; a name is strict.
     precision : {"float32", "bfloat16"}
@@ -163,7 +163,7 @@ def segment_tissues_file(
         As `extract_brain_file` writes it; None: the tissue model finds the brain as well.
     brain : Path or None
         As `extract_brain_file` writes it; None: the tissue model finds the brain as well.
-    prepare : {"auto", "none", "mask", "brain"}
+    prepare : {"auto", "none", "head", "mask", "brain"}
         As for `segment_labels_file`.
     device : str
         "auto": the best that works; a name is strict.
@@ -217,11 +217,11 @@ def segment_tissues_file(
 def _brain_for(
     card: ModelCard, processing: Processing, mask: Path | None, brain: Path | None, conformed: Image
 ) -> Brain | None:
-    """Read the brain that a model is to see; None where it sees the whole head, unless it made the mask."""
+    """Read the brain that a model is to see; None where it sees a whole head, unless it made the mask."""
     if mask is not None and brain is not None:
         return read_brain(mask, brain, conformed.volume.grid)
     way = preparing_of(card, processing.prepare)
-    if way != "none":
+    if needs_brain(way):
         raise UsageError(
             f"model {card.name!r} is to see the brain alone (prepare {way!r}); give the mask and the brain "
             "that ExtractBrain makes, or prepare='none'"

@@ -12,7 +12,7 @@ from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.session import AVOID_VARIABLE, DEVICES, Device
 
 Orientation = Literal["ras", "native"]
-Preparation = Literal["auto", "none", "mask", "brain"]
+Preparation = Literal["auto", "none", "head", "mask", "brain"]
 
 # In the package itself: mask and tissues of any contrast, without a network.
 DEFAULT_MODELS = ("brainchop_any",)
@@ -33,10 +33,12 @@ class Processing:
         The model that owns the tissue maps; None: the first that can.
     prefer_affine : {"sform", "qform"} or None
         Which one to believe where the two contradict each other.
-    prepare : {"auto", "none", "mask", "brain"}
+    prepare : {"auto", "none", "head", "mask", "brain"}
         "auto": what a model's card asks for; "none": every model sees the whole head as
-        it is; "mask": what lies within a brain mask; "brain": the same, its bias field
-        corrected and its white matter brought to one level.
+        it is; "head": the same, its bias field corrected; "mask": what lies within a
+        brain mask; "brain": the same, its bias field corrected and its white matter
+        brought to one level. Models that find the brain see the head as their cards
+        ask for it, unless "none" or "head" is asked for.
     mask_model : str or None
         Which one finds the brain for models that see it alone, where no pair does; None:
         the first of `models` that can, else the package's choice.

@@ -163,8 +163,8 @@ def find_brain(conformed: Volume, mask_model: ReadyModel, processing: Processing
     card = mask_model.card
     wanted = card.input.grid
     head = conformed if wanted.is_conformed else on_models_grid(wanted, conformed, conformed)
-    mask = run_model((head,), mask_model, processing, None, clock, with_probabilities=True)[0]
-    return brain_of_prediction(conformed, mask, card, clock, correct=correct)
+    mask, shown = run_model((head,), mask_model, processing, None, clock, with_probabilities=True)
+    return brain_of_prediction(conformed, mask, shown, card, clock, correct=correct)
 
 
 def segment_labels(
@@ -214,7 +214,7 @@ def segment_tissues(
     heads, grid
         As for `segment_labels`.
     tissue_model : ReadyModel
-        It sees what its card asks for: the whole head, or the brain, evenly lit.
+        It sees what its card asks for: the head, or the brain, evenly lit or as it is.
     processing : Processing
     brain : Brain
 
@@ -261,7 +261,7 @@ def segment_brain_and_tissues(
     card = model.card
     found, shown = run_model((head,), model, processing, None, clock, with_probabilities=True)
     with clock.stage(f"write {card.name}"):
-        brain = brain_of_prediction(conformed, found, card, Clock(), correct=False)
+        brain = brain_of_prediction(conformed, found, shown, card, Clock(), correct=False)
         probabilities = tissue_probabilities(brain.probability, found, card)
     run = _Run(card, replace(found, probabilities=None), shown, brain.record, clock)
     # What is not needed any more makes room for the image's grid.
@@ -385,7 +385,7 @@ def prediction_of(brain: Brain) -> tuple[Prediction, Shown] | None:
     seen = FieldOfView(full_box(probability.grid.shape), record.field_of_view)
     removed = record.removed_components
     prediction = Prediction(labels, confidence, None, seen.box, seen, record.execution, removed)
-    return prediction, Shown()
+    return prediction, Shown(record.preparation)
 
 
 def tissue_probabilities(brain: Volume, tissue: Prediction, card: ModelCard) -> tuple[Volume, ...]:

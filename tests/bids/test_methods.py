@@ -2,6 +2,7 @@ import re
 
 from brainchop_pipe.bids.methods import describe_methods
 from brainchop_pipe.bids.sidecar import ExecutionRecord, FurtherFile
+from brainchop_pipe.record import EVEN_HEAD
 from made_outputs import made_provenance, made_source
 
 SOURCE = made_source("sub-01_T1w.nii.gz")
@@ -23,10 +24,14 @@ def test_references_are_numbered_in_the_order_of_their_use():
 def test_preparation_and_given_masks_are_told():
     brain = execution(preparation="mask of made, N4 bias correction within it")
     masked = execution(preparation="mask of made, the rest set to 0")
+    even = execution(preparation=EVEN_HEAD)
     record = made_provenance(
-        SOURCE, execution={"one": brain, "two": masked}, given_mask=FurtherFile(sha256="0" * 64)
+        SOURCE,
+        execution={"one": brain, "two": masked, "three": even},
+        given_mask=FurtherFile(sha256="0" * 64),
     )
     text = describe_methods([record]).paragraph
+    assert "For three the bias field of the head was corrected with N4" in text
     assert "For one the brain was masked, its bias field corrected with N4" in text
     assert "For two what lies outside of the brain was set to 0" in text
     assert "Brain masks of another origin took the place of a model's" in text

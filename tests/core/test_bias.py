@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from brainchop_pipe.core.bias import bias_field, correct_bias
+from brainchop_pipe.core.bias import bias_field, correct_bias, even_out_head
 from brainchop_pipe.core.grid import Grid, Volume
 
 
@@ -94,3 +94,25 @@ def test_field_is_found_at_any_spacing(brain, spacing_mm, every):
     truth = np.linspace(1.4, 0.7, 96)[::every] / 1.05
     border = 12 // every
     np.testing.assert_allclose(inner[border:-border], truth[border:-border], rtol=0.1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_whole_head_is_evened_out_in_its_type_and_air_stays_air(brain, dtype):
+    voxels, mask = brain
+    head = Volume(np.where(mask, voxels, 1).astype(dtype), Grid(voxels.shape, np.eye(4)))
+    even = even_out_head(head).voxels
+    assert even.dtype == dtype
+    tissue = mask & ((np.indices(mask.shape) // 8).sum(axis=0) % 2 == 1)
+    sides = [even[part][tissue[part]].mean() for part in (slice(0, 40), slice(-40, None))]
+    assert sides[0] == pytest.approx(sides[1], rel=0.05)
+    assert even[~mask].max() <= 2
+    if dtype == np.uint8:
+        assert np.percentile(even[mask], 99.9) == pytest.approx(255, abs=2)
+    else:
+        assert np.median(even[mask]) == pytest.approx(np.median(voxels[mask]), rel=0.1)
+
+
+@pytest.mark.parametrize("values", [np.zeros((8, 8, 8), np.uint8), np.full((8, 8, 8), -1.0, np.float32)])
+def test_head_without_light_stays_as_it_is(values):
+    head = Volume(values, Grid(values.shape, np.eye(4)))
+    assert even_out_head(head) is head

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from brainchop_pipe.bids.sidecar import ModelRecord, ProvenanceRecord
 from brainchop_pipe.inference import openvino_runner
+from brainchop_pipe.record import EVEN_HEAD
 
 _SELF = "brainchop_pipe {version}: brain segmentation with ONNX models for whole studies"
 _N4 = (
@@ -94,15 +95,22 @@ def _model_sentence(model: ModelRecord, references: _References) -> str:
 def _preparations(records: tuple[ProvenanceRecord, ...], references: _References) -> list[str]:
     """Say which models saw a prepared image, and whose masks were used."""
     # Without what is there twice, and in their order.
+    evened: dict[str, None] = {}
     corrected: dict[str, None] = {}
     masked: dict[str, None] = {}
     for record in records:
         for name, execution in record.execution.items():
-            if "N4" in execution.preparation:
+            if execution.preparation == EVEN_HEAD:
+                evened[name] = None
+            elif "N4" in execution.preparation:
                 corrected[name] = None
             elif execution.preparation:
                 masked[name] = None
     sentences = []
+    if evened:
+        sentences.append(
+            f"For {_listed(evened)} the bias field of the head was corrected with N4{references.cite(_N4)}."
+        )
     if corrected:
         sentences.append(
             f"For {_listed(corrected)} the brain was masked, its bias field corrected with N4"

@@ -185,7 +185,9 @@ def _executions(product: Product, record: StepRecord) -> dict[str, ExecutionReco
     executions = {}
     brain = record.brain
     if brain is not None and brain.mask_model is not None and brain.execution is not None:
-        executions[brain.mask_model] = described(brain.mask_model, brain.execution, brain.field_of_view, "")
+        executions[brain.mask_model] = described(
+            brain.mask_model, brain.execution, brain.field_of_view, brain.preparation
+        )
     executions[record.model] = described(
         record.model, record.execution, record.field_of_view, record.preparation
     )

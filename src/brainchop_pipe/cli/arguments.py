@@ -227,8 +227,9 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         "--prepare",
         choices=get_args(Preparation),
         default="auto",
-        help="what models see. auto: as their cards say; none: the whole head; mask: what lies in a brain "
-        "mask; brain: the same, its bias field corrected and white matter at one level",
+        help="what models see. auto: as their cards say; none: the whole head; head: the same, its bias "
+        "field corrected; mask: what lies in a brain mask; brain: the same, its bias field corrected and "
+        "white matter at one level",
     )
     add(
         "--mask-model",

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 AlphaNumeric = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]+$")]
 Plane = Literal["axial", "coronal", "sagittal"]
-Preparing = Literal["none", "mask", "brain"]
+Preparing = Literal["none", "head", "mask", "brain"]
 
 _PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 
@@ -166,9 +166,10 @@ class Input(CardPart):
     intensity: Intensity = Field(discriminator="method")
     prepare: Preparing = Field(
         "none",
-        description="mask: the network sees what lies within a brain mask, the rest is 0; brain: within it, "
-        "the bias field is corrected and the peak of white matter scaled to `white_matter`, in place of "
-        "`intensity`",
+        description="head: the bias field of the whole head is corrected; mask: the network sees what lies "
+        "within a brain mask, the rest is 0; brain: within it, the bias field is corrected and the peak of "
+        "white matter scaled to `white_matter`, in place of `intensity`. A network that finds the brain may "
+        "see a head alone",
     )
     prepare_alone: Preparing | None = Field(
         None,

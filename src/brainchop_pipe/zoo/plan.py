@@ -75,7 +75,7 @@ def plan_models(
     tissue_model : str or None
         Name of the one that owns the tissue maps; None: the first that can;
         `NO_TISSUE_MODEL`: none. Without a mask model beside it there are no tissue maps.
-    prepare : {"auto", "none", "mask", "brain"}
+    prepare : {"auto", "none", "head", "mask", "brain"}
     mask_model : str or None
         Which one finds the brain where no pair does; None: the first of `models` that
         can, else `DEFAULT_MASK_MODEL`.
@@ -88,13 +88,13 @@ def plan_models(
     pair = _pair(models, tissue_model)
     singles = tuple(m for m in models if m not in pair)
     ways = {m.card.name: preparing_of(m.card, prepare, in_pair=m in pair) for m in (*pair, *singles)}
-    if not pair and set(ways.values()) <= {"none"}:
+    if not pair and not any(map(needs_brain, ways.values())):
         return Plan(pair, singles, None, False, ())
     can = (m.asked_as for m in models if is_mask_model(m.card))
     finds_brain = pair[0] if pair else find_model(mask_model or next(can, DEFAULT_MASK_MODEL))
     check_mask_model(finds_brain.card)
     with_brain = tuple(
-        m for m in singles if ways[m.card.name] != "none" or m.card.name == finds_brain.card.name
+        m for m in singles if needs_brain(ways[m.card.name]) or m.card.name == finds_brain.card.name
     )
     return Plan(pair, singles, finds_brain, "brain" in ways.values(), with_brain)
 
@@ -102,18 +102,24 @@ def plan_models(
 def preparing_of(card: ModelCard, prepare: str, *, in_pair: bool = False) -> Preparing:
     """Give what a model is to see, in a run that overrides what its card asks for, or does not ("auto").
 
-    A mask model that includes CSF always sees the whole head: it makes the mask. A model
+    A mask model that includes CSF always sees a whole head: it makes the mask. A model
     that is not used to white matter at 1 is shown the masked head where the brain is asked
     for.
     """
-    if is_mask_model(card):
-        return "none"
     given = card.input
+    if is_mask_model(card):
+        asked = given.prepare if prepare in ("auto", "mask", "brain") else cast(Preparing, prepare)
+        return "none" if needs_brain(asked) else asked
     if prepare == "auto":
         return given.prepare if in_pair or given.prepare_alone is None else given.prepare_alone
     from_0_to_1 = given.intensity.method in ("quantile", "minmax") and given.dtype.startswith("float")
     takes_brain = given.prepare == "brain" or (from_0_to_1 and not given.contrasts)
     return "mask" if prepare == "brain" and not takes_brain else cast(Preparing, prepare)
+
+
+def needs_brain(way: Preparing) -> bool:
+    """Tell whether what a model is to see is made of a brain mask."""
+    return way in ("mask", "brain")
 
 
 def is_mask_model(card: ModelCard) -> bool:
