@@ -12,6 +12,7 @@ from brainchop_pipe.models.train.comparison import compared
 from brainchop_pipe.models.train.corruption import as_conformed
 from brainchop_pipe.models.train.curves import draw_curves
 from brainchop_pipe.models.train.evaluation import evaluate
+from brainchop_pipe.models.train.finishing import calibration, finished
 from brainchop_pipe.models.train.fitting import Training
 from brainchop_pipe.models.train.making import Example
 from brainchop_pipe.models.train.network import Segmenter
@@ -31,6 +32,7 @@ def main() -> None:
     for name, run, words in (
         ("fit", _fit, "train, or go on from the checkpoint that is there"),
         ("evaluate", _evaluate, "Dice on images made of what was left out, and on labelled images"),
+        ("calibrate", _calibrate, "what an offset of white matter's score does to Dice and volumes"),
         ("export", _export, "write the ONNX file and its card"),
         ("curves", _curves, "draw how training went"),
     ):
@@ -40,10 +42,11 @@ def main() -> None:
         command.set_defaults(run=run)
         if name == "fit":
             command.add_argument("--steps", type=int, help="in place of the configuration's")
-        elif name == "evaluate":
+        elif name in ("evaluate", "calibrate"):
             command.add_argument("--images", type=int, default=16, help="of each kind")
+        if name == "evaluate":
             command.add_argument("--pair", nargs=2, type=Path, action="append", default=[])
-        else:
+        elif name in ("export", "curves"):
             command.add_argument("out", type=Path, help="folder of the model, or PNG file")
     compare = commands.add_parser("compare", help="trainings side by side: Dice, parameters, time, memory")
     compare.add_argument("folders", nargs="+", type=Path)
@@ -67,7 +70,7 @@ def _fit(given: argparse.Namespace) -> None:
 
 def _evaluate(given: argparse.Namespace) -> None:
     settings = read_settings(given.config)
-    network = _network(given.folder)
+    network = _network(given.folder, settings)
     _, kept = read_heads(settings.data, given.config.parent)
     kinds = settings.making.kinds if kept.maps else {}
     for kind in kinds:
@@ -84,11 +87,21 @@ def _made(kept: Heads, settings: Settings, kind: str, count: int) -> Iterable[Ex
     return (examples[index] for index in range(count))
 
 
+def _calibrate(given: argparse.Namespace) -> None:
+    settings = read_settings(given.config)
+    without = settings.finishing.model_copy(update={"white_offset": 0.0})
+    network = _network(given.folder, settings.model_copy(update={"finishing": without}))
+    _, kept = read_heads(settings.data, given.config.parent)
+    for kind in settings.making.kinds:
+        for row in calibration(network, _made(kept, settings, kind, given.images)):
+            _show({"kind": kind, **row})
+
+
 def _export(given: argparse.Namespace) -> None:
     settings = read_settings(given.config)
     _, trained, progress = load_average(given.folder)
     told = trained.model_copy(update={"card": settings.card})
-    sys.stdout.write(f"{export(_network(given.folder), told, progress, given.out)}\n")
+    sys.stdout.write(f"{export(_network(given.folder, settings), told, progress, given.out)}\n")
 
 
 def _curves(given: argparse.Namespace) -> None:
@@ -100,11 +113,10 @@ def _compare(given: argparse.Namespace) -> None:
         _show(compared(folder))
 
 
-def _network(folder: Path) -> Segmenter:
-    weights, settings, _ = load_average(folder)
-    network = Segmenter(settings.network)
-    network.load_state_dict(weights)
-    return network
+def _network(folder: Path, settings: Settings) -> Segmenter:
+    """Give the network as it is exported: that of the checkpoint, finished as a configuration says."""
+    weights, trained, _ = load_average(folder)
+    return finished(weights, settings.model_copy(update={"network": trained.network}))
 
 
 def _show(line: Mapping[str, object]) -> None:

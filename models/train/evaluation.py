@@ -24,14 +24,24 @@ def segment(network: Segmenter, image: Tensor) -> Tensor:
     -------
     uint8, same shape
     """
+    return most_probable(scores_of(network, image))
+
+
+def scores_of(network: Segmenter, image: Tensor) -> Tensor:
+    """Give the scores of each tissue, float32, shape (tissues - 1, I, J, K); the background's is 0."""
     padding = [p for n in reversed(image.shape) for p in (0, -n % MULTIPLE)]
     whole = torch.nn.functional.pad(image, padding)[None, None]
     network.eval()
     with torch.inference_mode():
-        labels = with_background(network.refined(*network(whole)))[0].argmax(dim=0)
+        scores = network.refined(*network(whole))[0]
     network.train()
     i, j, k = image.shape
-    return labels[:i, :j, :k].to(torch.uint8)
+    return scores[:, :i, :j, :k]
+
+
+def most_probable(scores: Tensor) -> Tensor:
+    """Give the number of the tissue with the largest score, uint8; see `scores_of`."""
+    return with_background(scores[None])[0].argmax(dim=0).to(torch.uint8)
 
 
 def agreement(found: Tensor, wanted: Tensor) -> dict[str, float]:
@@ -48,6 +58,10 @@ def evaluate(network: Segmenter, examples: Iterable[Example]) -> dict[str, float
     """Give means over images, and the worst mask."""
     device = next(network.parameters()).device
     rows = [agreement(segment(network, e.image.to(device)).cpu(), e.tissues) for e in examples]
-    names = {name for row in rows for name in row}
-    means = {n: statistics.fmean(row[n] for row in rows if n in row) for n in sorted(names)}
-    return {n: round(v, 4) for n, v in means.items()} | {"worst mask": round(min(r["mask"] for r in rows), 4)}
+    return means(rows) | {"worst mask": round(min(r["mask"] for r in rows), 4)}
+
+
+def means(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Give the mean of each figure over the rows that have it, to four digits."""
+    names = sorted({name for row in rows for name in row})
+    return {n: round(statistics.fmean(row[n] for row in rows if n in row), 4) for n in names}

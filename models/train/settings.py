@@ -92,6 +92,23 @@ class Fitting(_Part):
     check_images: int = 8
 
 
+class Finishing(_Part):
+    """What becomes of the averaged weights when they are exported."""
+
+    start_share: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="Share of the weights that training began with (`fitting.start`) in the exported ones; "
+        "0.5 is a network between both, often better than either on images of another kind",
+    )
+    white_offset: float = Field(
+        0,
+        description="Added to white matter's score: the one for which `calibrate` finds as much white matter "
+        "as there is",
+    )
+
+
 class Card(_Part):
     """What the exported model's card says that the network does not tell; see ``models/README.md``."""
 
@@ -131,6 +148,7 @@ class Settings(_Part):
     making: Making = Making()
     network: Network = Network()
     fitting: Fitting = Fitting()
+    finishing: Finishing = Finishing()
     card: Card = Card()
 
 

@@ -12,9 +12,11 @@ from brainchop_pipe.models.train import __main__ as command
 from brainchop_pipe.models.train.card import export
 from brainchop_pipe.models.train.checkpoint import Progress, load_average
 from brainchop_pipe.models.train.evaluation import segment
+from brainchop_pipe.models.train.finishing import calibration, finished
 from brainchop_pipe.models.train.fitting import Training, choose_patch, learning_rate
+from brainchop_pipe.models.train.making import Example
 from brainchop_pipe.models.train.network import Segmenter
-from brainchop_pipe.models.train.settings import Card, Fitting, Making, Network, Settings
+from brainchop_pipe.models.train.settings import Card, Finishing, Fitting, Making, Network, Settings
 from brainchop_pipe.models.train.sources import Heads
 from made_heads import head_map
 
@@ -207,6 +209,7 @@ def test_command_trains_evaluates_exports_draws_and_compares(tmp_path, monkeypat
     for words in (
         ["fit", config, run],
         ["evaluate", config, run, "--images", "1", "--pair", str(image), str(dseg)],
+        ["calibrate", config, run, "--images", "1"],
         ["export", config, run, str(tmp_path)],
         ["curves", config, run, str(tmp_path / "curves.png")],
         ["compare", run],
@@ -217,8 +220,10 @@ def test_command_trains_evaluates_exports_draws_and_compares(tmp_path, monkeypat
     assert [line["step"] for line in lines[:2]] == [2, 4]
     assert lines[2]["kind"] == "T1w"
     assert 0 <= lines[3]["mask"] <= 1
-    assert lines[4]["parameters"] > 0
-    assert lines[4]["peak MB"] > 0
+    calibrated, compared = lines[4:-1], lines[-1]
+    assert {line["kind"] for line in calibrated} == {"T1w"}
+    assert compared["parameters"] > 0
+    assert compared["peak MB"] > 0
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "4 steps" in json.loads((tmp_path / "tiny.json").read_text())["training_data"]
 
@@ -238,3 +243,40 @@ def test_configuration_that_cannot_be_used_is_refused(tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit, match="64"):
         command.main()
     assert message in capsys.readouterr().err
+
+
+def test_exported_network_lies_between_the_start_and_what_training_came_to(tmp_path):
+    train(tmp_path / "first", settings())
+    first = load_average(tmp_path / "first")[0]
+    named = settings().model_copy(update={"card": Card(name="first")})
+    card = export(finished(first, named), named, Progress(), tmp_path)
+    train(tmp_path / "second", settings(start=str(card), seed=1))
+    second = load_average(tmp_path / "second")[0]
+    going_on = settings(start=str(card))
+    for share in (0.0, 0.25, 1.0):
+        chosen = going_on.model_copy(update={"finishing": Finishing(start_share=share, white_offset=0.5)})
+        weights = finished(second, chosen).state_dict()
+        for name, value in weights.items():
+            expected = share * first[name] + (1 - share) * second[name]
+            # White matter's is the first of the scores.
+            expected += torch.tensor([0.5, 0, 0]) if name == "fine.bias" else 0
+            torch.testing.assert_close(value, expected)
+
+
+class _ByBrightness(torch.nn.Module):
+    """Calls white what is brighter than 0.7, and grey what is darker."""
+
+    def forward(self, image):
+        return image, image, image
+
+    def refined(self, image, *_):
+        return torch.cat([image - 0.7, 0.7 - image, torch.full_like(image, -9)], dim=1) + 1
+
+
+def test_calibration_finds_the_offset_that_gives_as_much_white_matter_as_there_is():
+    image = torch.linspace(0, 1, 32).reshape(-1, 1, 1).expand(32, 32, 32).contiguous()
+    truth = torch.where(image > 0.6, 1, 2).to(torch.uint8)
+    rows = {row["white_offset"]: row for row in calibration(_ByBrightness(), [Example(image, truth)])}
+    assert rows[0.0]["WM volume"] < 1 < rows[0.0]["GM volume"]
+    assert (rows[0.2]["WM volume"], rows[0.2]["WM"], rows[0.2]["mask"]) == (1, 1, 1)
+    assert rows[0.4]["WM volume"] > 1
