@@ -28,6 +28,7 @@ _IMPLAUSIBLE_BORDER_SHARE = 0.2
 # Of a brain mask's probabilities only those near the brain are kept; beyond, they are 0.
 _MARGIN_VOXELS = 4
 
+_CLEARED = ", noise in the air set to 0"
 _WHOLE = "saw the whole head as it is; look at the result"
 
 
@@ -168,8 +169,10 @@ def what_model_sees(
         be found.
     """
     if way == "head":
-        even = tuple(even_out_head(head) for head in heads)
-        return Seen(view_of(even, card, full_volume=full_volume), Shown(EVEN_HEAD))
+        even = [even_out_head(head) for head in heads]
+        view = view_of(tuple(head.image for head in even), card, full_volume=full_volume)
+        cleared = _CLEARED if any(head.is_cleared for head in even) else ""
+        return Seen(view, Shown(EVEN_HEAD + cleared))
     if way == "none" or brain is None:
         return Seen(view_of(heads, card, full_volume=full_volume))
     grid, record = heads[0].grid, brain.record

@@ -18,7 +18,7 @@ from brainchop_pipe.core.quality import Quality
 from brainchop_pipe.inference.session import Execution
 from brainchop_pipe.storage import sha256_of_file
 
-# What a preparation is called that corrects the head, and not what lies in a mask.
+# What a preparation is called, at its beginning, that corrects the head and not what lies in a mask.
 EVEN_HEAD = "N4 bias correction of the whole head"
 
 

@@ -100,7 +100,7 @@ def _preparations(records: tuple[ProvenanceRecord, ...], references: _References
     masked: dict[str, None] = {}
     for record in records:
         for name, execution in record.execution.items():
-            if execution.preparation == EVEN_HEAD:
+            if execution.preparation.startswith(EVEN_HEAD):
                 evened[name] = None
             elif "N4" in execution.preparation:
                 corrected[name] = None

@@ -1,8 +1,11 @@
 """The receive field of the coil: what makes the same tissue bright here and dark there."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.core.head import find_head
 from brainchop_pipe.core.intensity import robust_range, scale_to_uint8
 from brainchop_pipe.core.n4 import evaluate, log_field_control_points
 from brainchop_pipe.core.resample import support_box
@@ -14,11 +17,6 @@ _LATTICE_MM = 4.0
 # Of a whole head, which has several times the voxels of a brain: its field was found as well, and
 # in a third of the time.
 _HEAD_LATTICE_MM = 8.0
-
-# What is not air is above the first share of the largest value; of the level that nearly all of that
-# stays below, head is above the second.
-_AIR_BELOW = 0.02
-_HEAD_ABOVE = 0.15
 
 _ITERATIONS = (50, 50, 30, 20)
 
@@ -46,28 +44,39 @@ def correct_bias(voxels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return out
 
 
-def even_out_head(image: Volume) -> Volume:
-    """Even out the bias field of a whole head, which is told from air by its grey values.
+class EvenHead(NamedTuple):
+    """A head, evenly lit.
+
+    Parameters
+    ----------
+    image : Volume
+        For uint8: uint8, spread over 0 to 255 again as by conforming; else float32, in the
+        grey levels that it had.
+    is_cleared : bool
+        Whether noise stood out in the air, and was set to 0 there.
+    """
+
+    image: Volume
+    is_cleared: bool
+
+
+def even_out_head(image: Volume) -> EvenHead:
+    """Even out the bias field of a whole head.
 
     Parameters
     ----------
     image : Volume
         Real numbers of any dtype; one without a value above 0 comes back as it is.
-
-    Returns
-    -------
-    Volume
-        For uint8: uint8, spread over 0 to 255 again as by conforming; else float32, in
-        the grey levels of the image.
     """
-    largest = float(image.voxels.max())
-    if largest <= 0:
-        return image
-    bright = np.percentile(image.voxels[image.voxels > _AIR_BELOW * largest], 99)
-    even = image.voxels / bias_field(image, image.voxels > _HEAD_ABOVE * bright, _HEAD_LATTICE_MM)
+    head = find_head(image.voxels, float(np.mean(image.grid.spacing_mm)))
+    if head is None:
+        return EvenHead(image, is_cleared=False)
+    voxels = image.voxels if head.near is None else image.voxels * head.near
+    even = voxels / bias_field(Volume(voxels, image.grid), head.bright, _HEAD_LATTICE_MM)
     if image.voxels.dtype == np.uint8:
         even = scale_to_uint8(even, *robust_range(even))
-    return Volume(even.astype(image.voxels.dtype, copy=False), image.grid)
+    is_cleared = voxels is not image.voxels and bool((voxels != image.voxels).any())
+    return EvenHead(Volume(even.astype(image.voxels.dtype, copy=False), image.grid), is_cleared)
 
 
 def bias_field(image: Volume, mask: np.ndarray, lattice_mm: float = _LATTICE_MM) -> np.ndarray:

@@ -1,0 +1,122 @@
+"""Which part of an image is head, and which is air, by grey values alone."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from brainchop_pipe.core.components import largest_component
+
+# Of the level that nearly all that is not black stays below, head is above the first share at least,
+# and above the second for sure.
+_HEAD_ABOVE = 0.15
+_SURELY_ABOVE = 0.3
+_BLACK_BELOW = 0.02
+
+# Noise in the air has one level most often, and hardly ever so many times that.
+_ABOVE_NOISE = 2.5
+
+# Between bright parts of a head at most twice as far apart lies head, be it ever so dark.
+_REACH_MM = 8.0
+
+# What is near a head is found on a lattice of every second voxel.
+_STEP = 2
+_LEVELS = 256
+
+
+class Head(NamedTuple):
+    """What of an image is head.
+
+    Parameters
+    ----------
+    bright : bool, shape (I, J, K)
+        Head that is brighter than the air.
+    near : bool, shape (I, J, K), or None
+        All that may be head. None where the air is dark: nothing has to be told from noise.
+    """
+
+    bright: np.ndarray
+    near: np.ndarray | None
+
+
+def find_head(voxels: np.ndarray, spacing_mm: float) -> Head | None:
+    """Tell a head from the air around it.
+
+    Parameters
+    ----------
+    voxels : real numbers, shape (I, J, K)
+    spacing_mm : float
+        Of neighbouring voxels, on the average of the axes.
+
+    Returns
+    -------
+    Head or None
+        None where no voxel is above 0.
+
+    Notes
+    -----
+    Where noise stands out, single voxels of it are as bright as tissue, so that `bright`
+    is opened by a cube of three voxels, and only the largest part of `near` counts. A
+    bare brain in black air is taken for noise by its level; nothing is lost then, since
+    there is nothing beside it.
+    """
+    largest = float(voxels.max())
+    if largest <= 0:
+        return None
+    top = float(np.percentile(voxels[voxels > _BLACK_BELOW * largest], 99))
+    noise = _ABOVE_NOISE * _usual_level(voxels, largest)
+    if noise <= _HEAD_ABOVE * top:
+        return Head(voxels > _HEAD_ABOVE * top, None)
+    bright = _opened(voxels > min(noise, _SURELY_ABOVE * top))
+    near = _near(bright, spacing_mm)
+    return Head(bright & near, near)
+
+
+def _usual_level(voxels: np.ndarray, largest: float) -> float:
+    """Give the level that most voxels above 0 have."""
+    width = largest / (_LEVELS - 1)
+    levels = (voxels[voxels > 0] / width).astype(np.uint8)
+    return float(np.bincount(levels).argmax() * width)
+
+
+def _opened(mask: np.ndarray) -> np.ndarray:
+    """Leave what cubes of three voxels fill."""
+    return _with_neighbours(_with_neighbours(mask, np.logical_and), np.logical_or)
+
+
+def _with_neighbours(mask: np.ndarray, combine: np.ufunc) -> np.ndarray:
+    """Combine each voxel with those in the cube around it; scipy's own takes ten times as long."""
+    for axis in range(3):
+        before = np.moveaxis(mask, axis, 0)
+        after = before.copy()
+        combine(after[1:], before[:-1], out=after[1:])
+        combine(after[:-1], before[1:], out=after[:-1])
+        mask = np.moveaxis(after, 0, axis)
+    return mask
+
+
+def _near(bright: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """Give the largest part of what is near bright voxels, or enclosed by that in a plane."""
+    i, j, k = (n + n % _STEP for n in bright.shape)
+    padded = np.pad(bright, [(0, n % _STEP) for n in bright.shape])
+    coarse = padded.reshape(i // _STEP, _STEP, j // _STEP, _STEP, k // _STEP, _STEP).any(axis=(1, 3, 5))
+    steps = max(1, round(_REACH_MM / (_STEP * spacing_mm)))
+    near = largest_component(_enclosed(ndimage.binary_dilation(coarse, iterations=steps)))
+    for axis in range(3):
+        near = near.repeat(_STEP, axis=axis)
+    i, j, k = bright.shape
+    return np.asarray(near[:i, :j, :k])
+
+
+def _enclosed(mask: np.ndarray) -> np.ndarray:
+    """Add what a mask encloses in a plane along any two axes.
+
+    A brain that is as dark as the air is open in space where the field of view cuts the
+    head, but not in the planes along the cut.
+    """
+    filled = mask.copy()
+    for axis in range(3):
+        for plane, into in zip(np.moveaxis(mask, axis, 0), np.moveaxis(filled, axis, 0), strict=True):
+            if plane.any():
+                into |= ndimage.binary_fill_holes(plane)
+    return filled
