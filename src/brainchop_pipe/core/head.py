@@ -56,20 +56,22 @@ def find_head(voxels: np.ndarray, spacing_mm: float) -> Head | None:
     Notes
     -----
     Where noise stands out, single voxels of it are as bright as tissue, so that `bright`
-    is opened by a cube of three voxels, and only the largest part of `near` counts. A
-    bare brain in black air is taken for noise by its level; nothing is lost then, since
-    there is nothing beside it.
+    is opened by a cube of three voxels, and only the largest part of `near` counts.
     """
     largest = float(voxels.max())
     if largest <= 0:
         return None
     top = float(np.percentile(voxels[voxels > _BLACK_BELOW * largest], 99))
+    least = _HEAD_ABOVE * top
     noise = _ABOVE_NOISE * _usual_level(voxels, largest)
-    if noise <= _HEAD_ABOVE * top:
-        return Head(voxels > _HEAD_ABOVE * top, None)
-    bright = _opened(voxels > min(noise, _SURELY_ABOVE * top))
-    near = _near(bright, spacing_mm)
-    return Head(bright & near, near)
+    if noise > least:
+        bright = _opened(voxels > min(noise, _SURELY_ABOVE * top))
+        near = _near(bright, spacing_mm)
+        # The level that most voxels have may as well be that of a tissue.
+        air = voxels[~near & (voxels > 0)]
+        if air.size and _ABOVE_NOISE * np.median(air) > least:
+            return Head(bright & near, near)
+    return Head(voxels > least, None)
 
 
 def _usual_level(voxels: np.ndarray, largest: float) -> float:
