@@ -11,6 +11,8 @@ from brainchop_pipe.models.train.settings import Settings
 from brainchop_pipe.models.train.structures import TISSUES
 from torch import Tensor
 
+from brainchop_pipe.errors import UsageError
+
 # Tissues; the first has no score, so that theirs are one place further to the front.
 _WHITE, _GREY = 1, 2
 _OFFSETS = (-0.4, -0.2, 0.0, 0.2, 0.4, 0.6)
@@ -31,9 +33,14 @@ def finished(weights: dict[str, Tensor], settings: Settings) -> Segmenter:
     Raises
     ------
     UsageError
-        See `begun_with`.
+        There is no start to take a share of; see `begun_with`.
     """
     network, share = Segmenter(settings.network), settings.finishing.start_share
+    if share and not settings.fitting.start:
+        raise UsageError(
+            f"finishing.start_share is {share}, but the training began with no model; name it as "
+            "fitting.start, or leave start_share out"
+        )
     network.load_state_dict(weights)
     if share:
         start = begun_with(settings.fitting.start, Segmenter(settings.network)).state_dict()

@@ -169,10 +169,7 @@ def what_model_sees(
         be found.
     """
     if way == "head":
-        even = [even_out_head(head) for head in heads]
-        view = view_of(tuple(head.image for head in even), card, full_volume=full_volume)
-        cleared = _CLEARED if any(head.is_cleared for head in even) else ""
-        return Seen(view, Shown(EVEN_HEAD + cleared))
+        return _heads_evenly_lit(heads, card, full_volume=full_volume)
     if way == "none" or brain is None:
         return Seen(view_of(heads, card, full_volume=full_volume))
     grid, record = heads[0].grid, brain.record
@@ -196,6 +193,14 @@ def what_model_sees(
         f"{record.white_matter:.1f} of the conformed image) scaled to {card.input.white_matter}"
     )
     return Seen(View(evenly_lit[np.newaxis], grid, box), Shown(done))
+
+
+def _heads_evenly_lit(heads: tuple[Volume, ...], card: ModelCard, *, full_volume: bool) -> Seen:
+    """Show whole heads with their bias fields corrected, and say whether noise was taken off."""
+    even = [even_out_head(head) for head in heads]
+    view = view_of(tuple(head.image for head in even), card, full_volume=full_volume)
+    cleared = _CLEARED if any(head.is_cleared for head in even) else ""
+    return Seen(view, Shown(EVEN_HEAD + cleared))
 
 
 def _brain(conformed: Volume, probability: Volume, clock: Clock, *, correct: bool, **known: object) -> Brain:

@@ -263,6 +263,14 @@ def test_exported_network_lies_between_the_start_and_what_training_came_to(tmp_p
             torch.testing.assert_close(value, expected)
 
 
+def test_share_of_no_start_is_refused(tmp_path):
+    """It would be a share of weights drawn by lot."""
+    train(tmp_path, settings(steps=1))
+    chosen = settings().model_copy(update={"finishing": Finishing(start_share=0.5)})
+    with pytest.raises(UsageError, match="began with no model"):
+        finished(load_average(tmp_path)[0], chosen)
+
+
 class _ByBrightness(torch.nn.Module):
     """Calls white what is brighter than 0.7, and grey what is darker."""
 

@@ -50,8 +50,8 @@ class EvenHead(NamedTuple):
     Parameters
     ----------
     image : Volume
-        For uint8: uint8, spread over 0 to 255 again as by conforming; else float32, in the
-        grey levels that it had.
+        For uint8: uint8, spread over 0 to 255 again as by conforming; else floating point,
+        in the grey levels that it had.
     is_cleared : bool
         Whether noise stood out in the air, and was set to 0 there.
     """
@@ -75,8 +75,7 @@ def even_out_head(image: Volume) -> EvenHead:
     even = voxels / bias_field(Volume(voxels, image.grid), head.bright, _HEAD_LATTICE_MM)
     if image.voxels.dtype == np.uint8:
         even = scale_to_uint8(even, *robust_range(even))
-    is_cleared = voxels is not image.voxels and bool((voxels != image.voxels).any())
-    return EvenHead(Volume(even.astype(image.voxels.dtype, copy=False), image.grid), is_cleared)
+    return EvenHead(Volume(even, image.grid), is_cleared=head.near is not None)
 
 
 def bias_field(image: Volume, mask: np.ndarray, lattice_mm: float = _LATTICE_MM) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from brainchop_pipe.core.components import largest_component
+from brainchop_pipe.core.counts import count_values
 
 # Of the level that nearly all that is not black stays below, head is above the first share at least,
 # and above the second for sure.
@@ -77,7 +78,7 @@ def _usual_level(voxels: np.ndarray, largest: float) -> float:
     """Give the level that most voxels above 0 have."""
     width = largest / (_LEVELS - 1)
     levels = (voxels[voxels > 0] / width).astype(np.uint8)
-    return float(np.bincount(levels).argmax() * width)
+    return float(count_values(levels).argmax() * width)
 
 
 def _is_noise(air: np.ndarray, least: float) -> bool:

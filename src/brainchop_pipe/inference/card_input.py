@@ -166,10 +166,10 @@ class Input(CardPart):
     intensity: Intensity = Field(discriminator="method")
     prepare: Preparing = Field(
         "none",
-        description="head: the bias field of the whole head is corrected; mask: the network sees what lies "
-        "within a brain mask, the rest is 0; brain: within it, the bias field is corrected and the peak of "
-        "white matter scaled to `white_matter`, in place of `intensity`. A network that finds the brain may "
-        "see a head alone",
+        description="head: the bias field of the whole head is corrected, and noise that stands out in the "
+        "air is set to 0; mask: the network sees what lies within a brain mask, the rest is 0; brain: "
+        "within it, the bias field is corrected and the peak of white matter scaled to `white_matter`, in "
+        "place of `intensity`. A network that finds the brain may see a head alone",
     )
     prepare_alone: Preparing | None = Field(
         None,
