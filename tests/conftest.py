@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pkgutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -229,6 +230,8 @@ def break_worker(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make a function fail in worker processes: see `faults/sitecustomize.py`."""
 
     def break_it(fault: str) -> None:
+        module, function, _ = fault.split(":", 2)
+        pkgutil.resolve_name(f"{module}:{function}")  # A name that is not there would break nothing.
         monkeypatch.setattr(lanes, "_context", lambda: multiprocessing.get_context("spawn"))
         monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "tests" / "faults"))
         monkeypatch.setenv("BRAINCHOP_TEST_FAULT", fault)

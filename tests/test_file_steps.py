@@ -20,7 +20,7 @@ from brainchop_pipe.file_steps import (
 from brainchop_pipe.inference.predict import predict
 from brainchop_pipe.record import Clock, StepRecord
 from brainchop_pipe.settings import Processing
-from brainchop_pipe.steps import load_model, prepare, run_model
+from brainchop_pipe.steps import conform_image, load_model, run_model
 from brainchop_pipe.storage import sha256_of_file
 from conftest import head_affine, head_voxels, save
 
@@ -42,7 +42,7 @@ def test_file_steps_and_array_steps_give_the_same_labels(tmp_path, head_file, ca
     conformed = conform_file(head_file, tmp_path / "c.nii")
     raw = infer_file(conformed, tmp_path / "r.nii", model=cards.regions)
     filtered = post_filter_file(raw, tmp_path / "f.nii", model=cards.regions)
-    volume = prepare(head_file).conformed.volume
+    volume = conform_image(head_file).conformed.volume
     prediction, _ = run_model((volume,), load_model(cards.regions), Processing(), None, Clock())
     np.testing.assert_array_equal(np.asarray(nib.load(filtered).dataobj), prediction.labels.voxels)
 

@@ -15,10 +15,10 @@ from brainchop_pipe.record import EVEN_HEAD, Clock
 from brainchop_pipe.settings import Processing
 from brainchop_pipe.steps import (
     check_tissue_share,
+    conform_image,
     find_brain,
     load_model,
     on_models_grid,
-    prepare,
     run_model,
     segment_brain_and_tissues,
     segment_labels,
@@ -45,12 +45,14 @@ def brain_of(prepared, card, *, correct=True, **processing):
 def dim_on_the_left(folder):
     """Give the made head, half as bright on its one side as on the other."""
     field = np.broadcast_to(np.linspace(0.5, 1.0, 44).reshape(-1, 1, 1), (44, 52, 46))
-    return prepare(save(folder / "dim.nii.gz", (head_voxels() * field).astype(np.float32), head_affine()))
+    return conform_image(
+        save(folder / "dim.nii.gz", (head_voxels() * field).astype(np.float32), head_affine())
+    )
 
 
 def test_image_in_which_a_model_finds_nothing_is_refused(tmp_path, cards):
     dim = head_voxels() * 0 + np.arange(44).reshape(-1, 1, 1).astype(np.int16) % 2
-    prepared = prepare(save(tmp_path / "a.nii.gz", dim, head_affine()))
+    prepared = conform_image(save(tmp_path / "a.nii.gz", dim, head_affine()))
     card = make_card(
         tmp_path / "blind",
         "mask",
@@ -67,7 +69,7 @@ def test_errors_of_the_conform_name_the_file(tmp_path):
     voxels[61, 61, 61], voxels[:20] = 1e9, 0
     path = save(tmp_path / "spike.nii.gz", voxels, np.diag([0.5, 0.5, 0.5, 1]))
     with pytest.raises(InputError, match=r"spike\.nii\.gz: every voxel is 0"):
-        prepare(path)
+        conform_image(path)
 
 
 def test_brain_alone_is_shown_evenly_lit_and_in_its_own_scale(tmp_path, cards):
@@ -91,7 +93,7 @@ def test_mask_model_sees_the_head_evenly_lit_where_its_card_asks_for_that(tmp_pa
     assert (even.record.preparation, plain.record.preparation) == (EVEN_HEAD, "")
     asked = brain_of(prepared, cards.both, prepare="head")
     np.testing.assert_array_equal(asked.inside, even.inside)
-    expected = brain_of(prepare(save(tmp_path / "a.nii.gz", head_voxels(), head_affine())), cards.both)
+    expected = brain_of(conform_image(save(tmp_path / "a.nii.gz", head_voxels(), head_affine())), cards.both)
     assert dice(even.inside, expected.inside) > dice(plain.inside, expected.inside) + 0.01
     volume = prepared.conformed.volume
     both = segment_brain_and_tissues(volume, volume, volume.grid, load_model(wanting), Processing())
@@ -100,7 +102,7 @@ def test_mask_model_sees_the_head_evenly_lit_where_its_card_asks_for_that(tmp_pa
 
 @pytest.mark.parametrize("way", ["brain", "mask"])
 def test_model_sees_the_brain_in_place_of_the_head(head_file, cards, way):
-    prepared = prepare(head_file)
+    prepared = conform_image(head_file)
     brain = brain_of(prepared, cards.mask, correct=way == "brain")
     everything = run(prepared, cards.regions)
     alone = run(prepared, cards.regions, brain=brain, prepare=way)
@@ -119,7 +121,7 @@ def tissues_of_the_whole_head(conformed, card, brain, note):
 
 def test_brain_without_white_matter_is_shown_as_it_is(head_file, cards, monkeypatch):
     monkeypatch.setattr("brainchop_pipe.preparation.white_matter_level", lambda _: None)
-    prepared = prepare(head_file)
+    prepared = conform_image(head_file)
     wanting = make_card(Path(cards.tissue).parent, "tissue", input=WANTS_BRAIN)
     brain = brain_of(prepared, cards.mask)
     tissues_of_the_whole_head(prepared.conformed.volume, wanting, brain, "white matter makes no peak")
@@ -127,7 +129,7 @@ def test_brain_without_white_matter_is_shown_as_it_is(head_file, cards, monkeypa
 
 def test_head_is_shown_whole_where_the_mask_cannot_be_a_brain(head_file, cards, monkeypatch):
     monkeypatch.setattr("brainchop_pipe.preparation.is_plausible_brain", lambda _: False)
-    prepared = prepare(head_file)
+    prepared = conform_image(head_file)
     wanting = make_card(Path(cards.tissue).parent, "tissue", input=WANTS_BRAIN)
     brain = brain_of(prepared, cards.mask)
     assert not brain.record.usable
@@ -137,7 +139,7 @@ def test_head_is_shown_whole_where_the_mask_cannot_be_a_brain(head_file, cards, 
 def test_mask_that_the_field_of_view_cuts_is_doubted(tmp_path, cards):
     """Where a fifth of the surface lies on the border, it is no brain that was cut, but a wrong mask."""
     voxels = head_voxels()[:, :, 16:30]
-    prepared = prepare(save(tmp_path / "slab.nii.gz", voxels, head_affine()))
+    prepared = conform_image(save(tmp_path / "slab.nii.gz", voxels, head_affine()))
     record = brain_of(prepared, cards.mask).record
     assert not record.usable
     assert "of its surface on the border of the field of view" in record.notes[0]
@@ -150,13 +152,13 @@ def test_mask_and_tissue_models_may_have_grids_of_their_own(tmp_path, head_file,
     scaling = {"intensity": {"method": "minmax"}}
     mask = make_card(tmp_path / "m", "mask", input={**scaling, "grid": own})
     tissue = make_card(tmp_path / "t", "tissue", input={**scaling, "grid": other})
-    conformed = prepare(head_file).conformed.volume
-    brain = brain_of(prepare(head_file), str(mask), correct=False)
-    expected = brain_of(prepare(head_file), cards.mask, correct=False)
+    conformed = conform_image(head_file).conformed.volume
+    brain = brain_of(conform_image(head_file), str(mask), correct=False)
+    expected = brain_of(conform_image(head_file), cards.mask, correct=False)
     assert brain.probability.grid.matches(conformed.grid)
     assert dice(brain.inside, expected.inside) > 0.98
     ready = load_model(str(tissue))
-    heads = (on_models_grid(ready.card.input.grid, conformed, prepare(head_file).image.volume),)
+    heads = (on_models_grid(ready.card.input.grid, conformed, conform_image(head_file).image.volume),)
     found = segment_tissues(heads, conformed.grid, ready, Processing(), brain).maps["dseg"]
     usual = load_model(cards.tissue), Processing(), expected
     wanted = segment_tissues((conformed,), conformed.grid, *usual).maps["dseg"]
@@ -164,7 +166,7 @@ def test_mask_and_tissue_models_may_have_grids_of_their_own(tmp_path, head_file,
 
 
 def test_mask_model_that_found_the_brain_is_not_run_again(head_file, cards, monkeypatch):
-    prepared = prepare(head_file)
+    prepared = conform_image(head_file)
     volume, brain = prepared.conformed.volume, brain_of(prepared, cards.mask)
     expected = run(prepared, cards.mask).labels.voxels
     monkeypatch.setattr("brainchop_pipe.steps.run_model", None)
@@ -216,7 +218,7 @@ def test_tissue_model_that_finds_the_brain_makes_the_tissue_maps_alone(cards):
 
 
 def test_mask_of_a_tissue_model_is_all_that_is_not_background(head_file, cards):
-    prepared = prepare(head_file)
+    prepared = conform_image(head_file)
     labels, brain = run(prepared, cards.both).labels.voxels, brain_of(prepared, cards.both, correct=False)
     assert len(np.unique(labels)) == 4
     # Where no label has half of the probability the brain may still have it.
@@ -225,7 +227,10 @@ def test_mask_of_a_tissue_model_is_all_that_is_not_background(head_file, cards):
 
 
 def test_label_map_of_a_model_that_found_the_brain_has_its_tissues(head_file, cards):
-    conformed, brain = prepare(head_file).conformed.volume, brain_of(prepare(head_file), cards.both)
+    conformed, brain = (
+        conform_image(head_file).conformed.volume,
+        brain_of(conform_image(head_file), cards.both),
+    )
     result = segment_labels((conformed,), conformed.grid, load_model(cards.both), Processing(), brain)
     assert set(np.unique(result.maps["labels"])) == {0, 1, 2, 3}
 
@@ -236,7 +241,7 @@ def asked(*models: Model) -> list[str]:
 
 
 def test_csf_is_what_is_brain_but_no_tissue(head_file, cards):
-    prepared = prepare(head_file)
+    prepared = conform_image(head_file)
     mask, tissue = run(prepared, cards.mask), run(prepared, cards.tissue)
     probabilities = tissue_probabilities(mask.probability(1), tissue, find_model(cards.tissue).card)
     brain, gm, wm, csf = (p.voxels for p in probabilities)
@@ -248,7 +253,7 @@ def test_csf_class_of_a_tissue_model_counts_as_csf(tmp_path, head_file, cards):
     card["output"]["labels"][2]["tissue"] = "CSF"
     card["output"]["labels"][0]["tissue"] = "GM"
     own_csf = make_card(tmp_path / "c", "tissue", output=card["output"])
-    prepared = prepare(head_file)
+    prepared = conform_image(head_file)
     mask, tissue = run(prepared, cards.mask), run(prepared, str(own_csf))
     _, gm, _, csf = tissue_probabilities(mask.probability(1), tissue, find_model(str(own_csf)).card)
     grey = part_of_volume(tissue.labels, box_of_brain(mask.probability(1))).voxels == 2

@@ -37,8 +37,7 @@ from brainchop_pipe.step_files import (
     write_brain,
     write_volume,
 )
-from brainchop_pipe.steps import find_brain, load_model, on_models_grid
-from brainchop_pipe.steps import prepare as prepare_image
+from brainchop_pipe.steps import conform_image, find_brain, load_model, on_models_grid
 from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.zoo.catalog import find_model
 from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL
@@ -66,7 +65,7 @@ def conform_file(
     Path
         `out_file`.
     """
-    prepared = prepare_image(in_file, prefer_affine)
+    prepared = conform_image(in_file, prefer_affine)
     origin = Origin(digests=InputDigests.of(in_file, prepared.image.volume), notes=prepared.notes)
     volume = prepared.conformed.volume
     if model is not None:

@@ -123,7 +123,7 @@ def load_model(name: str) -> ReadyModel:
     return ReadyModel(model, content)
 
 
-def prepare(path: Path, prefer_affine: AffineChoice | None = None) -> Prepared:
+def conform_image(path: Path, prefer_affine: AffineChoice | None = None) -> Prepared:
     """Read an image and conform it, once for all models."""
     image = read_image(path, prefer_affine)
     try:

@@ -34,7 +34,7 @@ from brainchop_pipe.preparation import what_model_sees
 from brainchop_pipe.record import peak_memory_mb
 from brainchop_pipe.report.mosaic import draw
 from brainchop_pipe.settings import Processing, available_cpus
-from brainchop_pipe.steps import find_brain, load_model, prepare
+from brainchop_pipe.steps import conform_image, find_brain, load_model
 from brainchop_pipe.zoo.plan import preparing_of
 
 OTHER = "mindgrab"
@@ -76,7 +76,7 @@ def heads_table(model: str, masks: dict[str, Path], kept: Path) -> Iterator[Row]
     """Compare masks of all heads with mindgrab's, which are kept in a folder: they take a minute each."""
     rows: dict[str, list[Row]] = {}
     for name, path in images().items():
-        volume = prepare(path).conformed.volume
+        volume = conform_image(path).conformed.volume
         reference = _kept_mask(kept / f"{name}.npy", volume)
         found = {model: brain_mask(volume, model)}
         found |= {program: file_on(folder, name, volume.grid) for program, folder in masks.items()}
@@ -104,7 +104,7 @@ def tissues_table(model: str, masks: dict[str, Path], labels: dict[str, Path], k
     name = f"sub-{LABELLED}_T1w"
     image = images()[name]
     reference, grid = reference_on(image), read_image(image).volume.grid
-    volume = prepare(image).conformed.volume
+    volume = conform_image(image).conformed.volume
     wanted = file_on(SHARED / "data" / "reference", f"sub-{LABELLED}_brainmask", volume.grid)
     found = {model: brain_mask(volume, model), OTHER: _kept_mask(kept / f"{name}.npy", volume)}
     found |= {program: file_on(folder, name, volume.grid) for program, folder in masks.items()}
@@ -134,7 +134,7 @@ def own_tissues(image: Path, model: str) -> np.ndarray:
 def variants_table(model: str, count: int) -> Iterator[Row]:
     """Compare masks of disturbed heads with the undisturbed ones, within the field of view."""
     names, values = list(images()), []
-    whole = {name: prepare(path).conformed.volume for name, path in images().items()}
+    whole = {name: conform_image(path).conformed.volume for name, path in images().items()}
     masks = {name: brain_mask(volume, model) for name, volume in whole.items()}
     for number in range(count):
         name = names[number % len(names)]

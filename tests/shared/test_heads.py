@@ -24,7 +24,7 @@ from brainchop_pipe.inference.predict import predict
 from brainchop_pipe.inference.view import view_of
 from brainchop_pipe.inference.ways import least_gb
 from brainchop_pipe.settings import available_cpus
-from brainchop_pipe.steps import prepare
+from brainchop_pipe.steps import conform_image
 from brainchop_pipe.storage import sha256_of_bytes
 from brainchop_pipe.zoo.catalog import find_model, shipped_models
 from brainchop_pipe.zoo.fetch import ModelStore
@@ -77,7 +77,7 @@ def findings(folder: Path) -> list[dict]:
 @pytest.mark.parametrize("head", HEADS)
 def test_conform_is_that_of_fastsurfer(shared, head):
     golden = nib.load(shared / "golden" / head / "conformed_fastsurfer.nii.gz")
-    conformed = prepare(shared / "data" / "heads" / HEADS[head]).conformed.volume
+    conformed = conform_image(shared / "data" / "heads" / HEADS[head]).conformed.volume
     difference = np.abs(conformed.voxels.astype(int) - np.asarray(golden.dataobj))
     assert conformed.grid.matches(Grid(golden.shape, golden.affine))
     assert difference.max() <= 1
@@ -213,18 +213,18 @@ def test_odd_images_fail_by_name_and_the_others_complete(shared, tmp_path, capsy
 @pytest.mark.parametrize("name", ODD)
 def test_odd_image_says_what_is_wrong(shared, name):
     with pytest.raises(ValueError, match=ODD[name]):
-        prepare(shared / "data" / "odd" / name)
+        conform_image(shared / "data" / "odd" / name)
 
 
 def test_sheared_affine_is_used_once_a_side_is_taken(shared):
-    prepared = prepare(shared / "data" / "odd" / "CT_human_GE_gantrytilt_sheared.nii.gz", "sform")
+    prepared = conform_image(shared / "data" / "odd" / "CT_human_GE_gantrytilt_sheared.nii.gz", "sform")
     assert "as asked for" in prepared.notes[0]
     assert prepared.conformed.volume.voxels.any()
 
 
 def test_marked_side_is_right_in_every_orientation(shared):
     """Six orientations of one brain with a mark on a side: one picture in the world."""
-    prepared = [prepare(path) for path in sorted((shared / "data" / "odd").glob("orient_*.nii.gz"))]
+    prepared = [conform_image(path) for path in sorted((shared / "data" / "odd").glob("orient_*.nii.gz"))]
     grid = prepared[0].image.volume.grid
     first, *others = (resample_linear(p.conformed.volume, grid) for p in prepared)
     assert len(others) == 5

@@ -80,7 +80,7 @@ def undisturbed(settings, tmp_path, made_before) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "step",
     [
-        "brainchop_pipe.file_steps:prepare",
+        "brainchop_pipe.file_steps:conform_image",
         "brainchop_pipe.steps:predict",
         "brainchop_pipe.preparation:correct_bias",
         "brainchop_pipe.steps:restore_probability",
