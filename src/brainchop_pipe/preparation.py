@@ -17,7 +17,7 @@ from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.card_input import Preparing
 from brainchop_pipe.inference.predict import Prediction
 from brainchop_pipe.inference.view import View, as_channels, crop_box, scaled, view_of
-from brainchop_pipe.record import EVEN_HEAD, BrainRecord, Clock
+from brainchop_pipe.record import EVEN_HEAD, NOISE_CLEARED, BrainRecord, Clock
 
 _BRAIN_ABOVE = 0.5
 
@@ -28,7 +28,6 @@ _IMPLAUSIBLE_BORDER_SHARE = 0.2
 # Of a brain mask's probabilities only those near the brain are kept; beyond, they are 0.
 _MARGIN_VOXELS = 4
 
-_CLEARED = ", noise in the air set to 0"
 _WHOLE = "saw the whole head as it is; look at the result"
 
 
@@ -199,7 +198,7 @@ def _heads_evenly_lit(heads: tuple[Volume, ...], card: ModelCard, *, full_volume
     """Show whole heads with their bias fields corrected, and say whether noise was taken off."""
     even = [even_out_head(head) for head in heads]
     view = view_of(tuple(head.image for head in even), card, full_volume=full_volume)
-    cleared = _CLEARED if any(head.is_cleared for head in even) else ""
+    cleared = NOISE_CLEARED if any(head.is_cleared for head in even) else ""
     return Seen(view, Shown(EVEN_HEAD + cleared))
 
 

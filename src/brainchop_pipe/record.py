@@ -20,6 +20,8 @@ from brainchop_pipe.storage import sha256_of_file
 
 # What a preparation is called, at its beginning, that corrects the head and not what lies in a mask.
 EVEN_HEAD = "N4 bias correction of the whole head"
+# What follows where the head stood out from noise.
+NOISE_CLEARED = ", noise in the air set to 0"
 
 
 class InputDigests(BaseModel):

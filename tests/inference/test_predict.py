@@ -103,7 +103,23 @@ def test_values_that_are_not_finite_are_refused(tmp_path, volume):
 
 def test_lowest_class_wins_a_tie():
     logits = np.zeros((1, 3, 2, 2, 2), np.float32)
-    assert not module._argmax(logits, np.uint8).any()
+    labels, confidence = module._decide_in_place(logits, np.uint8, softmax=True)
+    assert not labels.any()
+    np.testing.assert_allclose(confidence, 1 / 3)
+
+
+@pytest.mark.parametrize("values_at_a_time", [1, 100, 1 << 19])
+@pytest.mark.parametrize("softmax", [True, False])
+def test_decisions_are_those_of_all_planes_at_once(values_at_a_time, softmax, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK_VALUES", values_at_a_time)
+    scores = np.random.default_rng(0).normal(0, 3, (2, 4, 7, 3, 5)).astype(np.float32)
+    exponents = np.exp(scores.astype(np.float64))
+    expected = exponents / exponents.sum(axis=1, keepdims=True) if softmax else scores
+    values = scores.copy()
+    labels, confidence = module._decide_in_place(values, np.uint8, softmax=softmax)
+    np.testing.assert_array_equal(labels, scores.argmax(axis=1))
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+    np.testing.assert_allclose(confidence, expected.max(axis=1), rtol=1e-5)
 
 
 class BrokenOnGpu:

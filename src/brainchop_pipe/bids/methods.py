@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from brainchop_pipe.bids.sidecar import ModelRecord, ProvenanceRecord
 from brainchop_pipe.inference import openvino_runner
-from brainchop_pipe.record import EVEN_HEAD
+from brainchop_pipe.record import EVEN_HEAD, NOISE_CLEARED
 
 _SELF = "brainchop_pipe {version}: brain segmentation with ONNX models for whole studies"
 _N4 = (
@@ -96,12 +96,15 @@ def _preparations(records: tuple[ProvenanceRecord, ...], references: _References
     """Say which models saw a prepared image, and whose masks were used."""
     # Without what is there twice, and in their order.
     evened: dict[str, None] = {}
+    cleared: dict[str, None] = {}
     corrected: dict[str, None] = {}
     masked: dict[str, None] = {}
     for record in records:
         for name, execution in record.execution.items():
             if execution.preparation.startswith(EVEN_HEAD):
                 evened[name] = None
+                if execution.preparation.endswith(NOISE_CLEARED):
+                    cleared[name] = None
             elif "N4" in execution.preparation:
                 corrected[name] = None
             elif execution.preparation:
@@ -110,6 +113,11 @@ def _preparations(records: tuple[ProvenanceRecord, ...], references: _References
     if evened:
         sentences.append(
             f"For {_listed(evened)} the bias field of the head was corrected with N4{references.cite(_N4)}."
+        )
+    if cleared:
+        sentences.append(
+            f"Where noise stood out in the air around a head, {_listed(cleared)} saw it set to 0; the "
+            "sidecars say in which images."
         )
     if corrected:
         sentences.append(

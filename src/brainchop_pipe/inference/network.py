@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 _FOR_EACH_CLASS, _FOR_ALL_CLASSES = 3, 6
 _SLAB_LOGITS = 1 << 21
 
+# So many scores and what is made of them stay in the cache.
+_BLOCK_VALUES = 1 << 19
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -196,11 +199,9 @@ class Network:
             labels = self._known_labels(values[:, 0])
             return Scores(labels, np.ones(labels.shape, np.float32), self._one_hot(labels))
         values = _both_classes(values) if kind == "sigmoid" else values.astype(np.float32, copy=False)
-        # Before the soft-max, whose rounding makes ties.
-        labels = self._merged(_argmax(values, self._class_dtype))
-        classes = _softmax_in_place(values) if kind == "logits" else values
-        merged = self._merged_probabilities(classes) if self.with_probabilities else None
-        return Scores(labels, classes.max(axis=1), merged)
+        labels, confidence = _decide_in_place(values, self._class_dtype, softmax=kind == "logits")
+        merged = self._merged_probabilities(values) if self.with_probabilities else None
+        return Scores(self._merged(labels), confidence, merged)
 
     def _with_channel_axis(self, output: np.ndarray, batch_shape: tuple[int, ...]) -> np.ndarray:
         """Bring the output into the order (batch, channel, space), and check that it fits the card."""
@@ -321,20 +322,28 @@ def _both_classes(scores: np.ndarray) -> np.ndarray:
     return np.concatenate([1 - foreground, foreground], axis=1)
 
 
-def _softmax_in_place(values: np.ndarray) -> np.ndarray:
-    """Give probabilities along the second axis, in the array of the scores."""
-    values -= values.max(axis=1, keepdims=True)
-    np.exp(values, out=values)
-    values /= values.sum(axis=1, keepdims=True)
-    return values
+def _decide_in_place(
+    values: np.ndarray, dtype: type[np.unsignedinteger], *, softmax: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give the arg-max over the second axis and its probability; the lowest index wins ties.
 
-
-def _argmax(classes: np.ndarray, dtype: type[np.unsignedinteger]) -> np.ndarray:
-    """Arg-max over the second axis without a volume of int64; the lowest index wins ties."""
-    best = classes[:, 0].copy()
-    labels = np.zeros(best.shape, dtype)
-    for index in range(1, classes.shape[1]):
-        better = classes[:, index] > best
-        labels[better] = index
-        np.maximum(best, classes[:, index], out=best)
-    return labels
+    `values` become probabilities, by a soft-max where they are none. A few planes at a time
+    go through all steps while they are in the cache.
+    """
+    labels = np.zeros((values.shape[0], *values.shape[2:]), dtype)
+    confidence = np.empty(labels.shape, np.float32)
+    planes = max(1, _BLOCK_VALUES * values.shape[2] // values.size)
+    for start in range(0, values.shape[2], planes):
+        block = values[:, :, start : start + planes]
+        found, best = labels[:, start : start + planes], confidence[:, start : start + planes]
+        best[:] = block[:, 0]
+        # Before the soft-max, whose rounding makes ties; and without a volume of int64.
+        for index in range(1, block.shape[1]):
+            np.copyto(found, dtype(index), where=block[:, index] > best)
+            np.maximum(best, block[:, index], out=best)
+        if softmax:
+            block -= best[:, np.newaxis]
+            np.exp(block, out=block)
+            block /= block.sum(axis=1, keepdims=True)
+            block.max(axis=1, out=best)
+    return labels, confidence
