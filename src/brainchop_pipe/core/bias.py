@@ -117,20 +117,23 @@ def _estimate(head: np.ndarray, brain: np.ndarray, steps: list[int]) -> np.ndarr
     dark, brain = np.pad(head, around), np.pad(brain, around)
     log_field = np.zeros(dark.shape, np.float32)
     for starts in ([0, 0, 0], [f // 2 for f in steps]):
-        log_field += _one_pass(dark / np.exp(log_field), brain, starts, steps)
+        log_field += _one_pass(dark, log_field, brain, starts, steps)
     # Each pass moves the scale a little, which is no part of a field.
     log_field -= log_field[brain].mean(dtype=np.float64)
     i, j, k = (slice(low, n - high) for (low, high), n in zip(around, dark.shape, strict=True))
     return np.asarray(np.exp(log_field[i, j, k]))
 
 
-def _one_pass(head: np.ndarray, brain: np.ndarray, starts: list[int], steps: list[int]) -> np.ndarray:
-    """Estimate the logarithm of the field from every `steps`-th voxel, and give it for all."""
+def _one_pass(
+    head: np.ndarray, log_field: np.ndarray, brain: np.ndarray, starts: list[int], steps: list[int]
+) -> np.ndarray:
+    """Estimate what a logarithmic field left over from every `steps`-th voxel, and give it for all."""
     lattice = tuple(
         slice(start, n - step + start + 1, step)
         for start, step, n in zip(starts, steps, head.shape, strict=True)
     )
-    points = log_field_control_points(head[lattice], brain[lattice], _ITERATIONS)
+    left_over = head[lattice] / np.exp(log_field[lattice])
+    points = log_field_control_points(left_over, brain[lattice], _ITERATIONS)
     counts = brain[lattice].shape
     reach = [(count - 1) * step + 1 for count, step in zip(counts, steps, strict=True)]
     border = [(a, n - a - m) for a, n, m in zip(starts, head.shape, reach, strict=True)]

@@ -76,6 +76,8 @@ def find_head(voxels: np.ndarray, spacing_mm: float) -> Head | None:
 
 def _usual_level(voxels: np.ndarray, largest: float) -> float:
     """Give the level that most voxels above 0 have."""
+    if voxels.dtype == np.uint8:
+        return float(count_values(voxels)[1:].argmax() + 1)
     width = largest / (_LEVELS - 1)
     levels = (voxels[voxels > 0] / width).astype(np.uint8)
     return float(count_values(levels).argmax() * width)
@@ -101,19 +103,25 @@ def _opened(mask: np.ndarray) -> np.ndarray:
 def _with_neighbours(mask: np.ndarray, combine: np.ufunc) -> np.ndarray:
     """Combine each voxel with those in the cube around it; scipy's own takes ten times as long."""
     for axis in range(3):
-        before = np.moveaxis(mask, axis, 0)
-        after = before.copy()
-        combine(after[1:], before[:-1], out=after[1:])
-        combine(after[:-1], before[1:], out=after[:-1])
-        mask = np.moveaxis(after, 0, axis)
+        after = mask.copy()
+        first, last = (_along(axis, part) for part in (slice(None, -1), slice(1, None)))
+        combine(after[last], mask[first], out=after[last])
+        combine(after[first], mask[last], out=after[first])
+        mask = after
     return mask
+
+
+def _along(axis: int, part: slice) -> tuple[slice, ...]:
+    """Give a part along an axis, whole along the others."""
+    return tuple(part if other == axis else slice(None) for other in range(3))
 
 
 def _near(bright: np.ndarray, spacing_mm: float) -> np.ndarray:
     """Give the largest part of what is near bright voxels, or enclosed by that in a plane."""
-    i, j, k = (n + n % _STEP for n in bright.shape)
-    padded = np.pad(bright, [(0, n % _STEP) for n in bright.shape])
-    coarse = padded.reshape(i // _STEP, _STEP, j // _STEP, _STEP, k // _STEP, _STEP).any(axis=(1, 3, 5))
+    coarse = np.pad(bright, [(0, n % _STEP) for n in bright.shape])
+    for axis in range(3):
+        first, second = (_along(axis, slice(start, None, _STEP)) for start in range(_STEP))
+        coarse = coarse[first] | coarse[second]
     steps = max(1, round(_REACH_MM / (_STEP * spacing_mm)))
     near = largest_component(_enclosed(ndimage.binary_dilation(coarse, iterations=steps)))
     for axis in range(3):
@@ -130,7 +138,12 @@ def _enclosed(mask: np.ndarray) -> np.ndarray:
     """
     filled = mask.copy()
     for axis in range(3):
-        for plane, into in zip(np.moveaxis(mask, axis, 0), np.moveaxis(filled, axis, 0), strict=True):
-            if plane.any():
-                into |= ndimage.binary_fill_holes(plane)
+        neighbours = ndimage.generate_binary_structure(3, 1)
+        neighbours[_along(axis, slice(None, None, 2))] = False
+        holes, count = ndimage.label(~mask, neighbours)
+        is_open = np.zeros(count + 1, bool)
+        for other in {0, 1, 2} - {axis}:
+            for border in (slice(None, 1), slice(-1, None)):
+                is_open[holes[_along(other, border)]] = True
+        filled |= ~is_open[holes]
     return filled
