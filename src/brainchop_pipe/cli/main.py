@@ -59,13 +59,24 @@ def _command(arguments: list[str]) -> int:
 
     Imported only when needed: the libraries of each part cost up to a second.
     """
-    command: Callable[[list[str]], int]
     if _will_segment(arguments):
         from brainchop_pipe.workflows.early_start import start_ahead
 
         # A folder that is gone, for example, is for the run itself to tell.
         with suppress(OSError):
             start_ahead()
+    # Nothing that an import makes is garbage: looking for it takes a tenth of the time.
+    gc.disable()
+    try:
+        command, rest = _part_for(arguments)
+    finally:
+        gc.enable()
+    return command(rest)
+
+
+def _part_for(arguments: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
+    """Import the part that the first word names, and give it with the arguments for it."""
+    command: Callable[[list[str]], int]
     if arguments[:1] == ["models"]:
         from brainchop_pipe.cli.models_command import run_models as command
     elif arguments[:1] == ["segment"]:
@@ -81,8 +92,8 @@ def _command(arguments: list[str]) -> int:
     else:
         from brainchop_pipe.cli.run_command import run_app
 
-        return run_app(arguments)
-    return command(arguments[1:])
+        return run_app, arguments
+    return command, arguments[1:]
 
 
 def _will_segment(arguments: list[str]) -> bool:

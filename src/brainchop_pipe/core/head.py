@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from brainchop_pipe.core.components import largest_component
 from brainchop_pipe.core.counts import count_values
@@ -123,7 +123,7 @@ def _near(bright: np.ndarray, spacing_mm: float) -> np.ndarray:
         first, second = (_along(axis, slice(start, None, _STEP)) for start in range(_STEP))
         coarse = coarse[first] | coarse[second]
     steps = max(1, round(_REACH_MM / (_STEP * spacing_mm)))
-    near = largest_component(_enclosed(ndimage.binary_dilation(coarse, iterations=steps)))
+    near = largest_component(_enclosed(scipy.ndimage.binary_dilation(coarse, iterations=steps)))
     for axis in range(3):
         near = near.repeat(_STEP, axis=axis)
     i, j, k = bright.shape
@@ -138,9 +138,9 @@ def _enclosed(mask: np.ndarray) -> np.ndarray:
     """
     filled = mask.copy()
     for axis in range(3):
-        neighbours = ndimage.generate_binary_structure(3, 1)
+        neighbours = scipy.ndimage.generate_binary_structure(3, 1)
         neighbours[_along(axis, slice(None, None, 2))] = False
-        holes, count = ndimage.label(~mask, neighbours)
+        holes, count = scipy.ndimage.label(~mask, neighbours)
         is_open = np.zeros(count + 1, bool)
         for other in {0, 1, 2} - {axis}:
             for border in (slice(None, 1), slice(-1, None)):

@@ -1,15 +1,13 @@
 """One lattice of voxels to another: linear for intensities and probabilities, votes for labels.
 
-SimpleITK does the walk over the voxels: compiled, in several threads, and with the same
-result for any number of them. What it does not know (an exact border, tolerance for the
-rounding of headers, votes of labels) is added here.
+SimpleITK does the walk over the voxels (`interpolate.py`). What it does not know (an exact
+border, tolerance for the rounding of headers, votes of labels) is added here.
 """
 
-from collections.abc import Sequence
 from itertools import product
+from typing import Literal
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - the name that everybody gives it
 
 from brainchop_pipe.core.grid import Grid, Shape3, Volume, voxel_from_voxel
 
@@ -58,7 +56,7 @@ def resample_linear(
     seen = source.voxels[support]
     matrix = _snapped(voxel_from_voxel(source.grid, target), target.shape)
     matrix[:3, 3] -= [s.start for s in support]
-    out, reach = _walk(seen, matrix, target.shape, sitk.sitkLinear, sitk.sitkFloat32)
+    out, reach = _walk(seen, matrix, target.shape, "linear")
     _clear_beyond(out[reach], _from(reach, matrix), seen.shape, edge_tolerance_voxels)
     return out
 
@@ -75,7 +73,7 @@ def resample_nearest(source: Volume, target: Grid) -> np.ndarray:
     # All that a slice of a head, for example, sees of it.
     seen = _reach(voxel_from_voxel(target, source.grid), target.shape, source.grid.shape)
     matrix[:3, 3] += _TOLERANCE_VOXELS - np.array([s.start for s in seen])
-    return _walk(source.voxels[seen], matrix, target.shape, sitk.sitkNearestNeighbor)[0]
+    return _walk(source.voxels[seen], matrix, target.shape, "nearest")[0]
 
 
 def resample_labels(source: Volume, target: Grid) -> np.ndarray:
@@ -106,7 +104,7 @@ def resample_labels(source: Volume, target: Grid) -> np.ndarray:
     # The nearest neighbour of a position half a voxel further down is the corner of its cell.
     to_corner = matrix.copy()
     to_corner[:3, 3] += _TOLERANCE_VOXELS - 0.5
-    out, _ = _walk(cells.codes, to_corner, target.shape, sitk.sitkNearestNeighbor)
+    out, _ = _walk(cells.codes, to_corner, target.shape, "nearest")
     contested = np.flatnonzero(out == cells.contested)
     flat = out.reshape(-1)
     for start in range(0, len(contested), _CELLS_AT_ONCE):
@@ -224,27 +222,22 @@ def _walk(
     voxels: np.ndarray,
     source_from_target: np.ndarray,
     shape: Shape3,
-    interpolator: int,
-    kind: int | None = None,
+    way: Literal["linear", "nearest"],
 ) -> tuple[np.ndarray, Box]:
     """Interpolate at the position of each target voxel; 0 beyond the edges of the outermost voxels.
 
     Returns
     -------
     shape `shape`, in C order
-        float32 where `kind` says so, else dtype of `voxels`. What lies beyond is never
-        written: where that is much, it costs nothing.
+        float32 for "linear", else dtype of `voxels`.
     Box
         Outside of which all of it lies beyond.
     """
+    # Its library takes a tenth of a second to import, which who only plans a run need not spend.
+    from brainchop_pipe.core.interpolate import interpolated
+
     reach = _reach(source_from_target, voxels.shape, shape)
-    found = _image_of(
-        voxels, _from(reach, source_from_target), [s.stop - s.start for s in reach], interpolator, kind
-    )
-    part = sitk.GetArrayViewFromImage(found)
-    out = np.zeros(shape, part.dtype)
-    out[reach] = part
-    return out, reach
+    return interpolated(voxels, _from(reach, source_from_target), reach, shape, way), reach
 
 
 def _reach(source_from_target: np.ndarray, source_shape: tuple[int, ...], shape: Shape3) -> Box:
@@ -264,43 +257,6 @@ def _from(box: Box, source_from_target: np.ndarray) -> np.ndarray:
     moved = source_from_target.copy()
     moved[:3, 3] += source_from_target[:3, :3] @ [s.start for s in box]
     return moved
-
-
-def _image_of(
-    voxels: np.ndarray,
-    source_from_target: np.ndarray,
-    shape: Sequence[int],
-    interpolator: int,
-    kind: int | None,
-) -> sitk.Image:
-    """Give all voxels of a target as SimpleITK has them."""
-    # SimpleITK counts the axes of an array from the last one.
-    is_fortran = voxels.flags.f_contiguous and not voxels.flags.c_contiguous
-    image = sitk.GetImageFromArray(_known_to_sitk(voxels.T if is_fortran else voxels))
-    matrix = source_from_target[:3, :3][:, ::-1]
-    offset = source_from_target[:3, 3]
-    if not is_fortran:
-        matrix, offset = matrix[::-1], offset[::-1]
-    move = sitk.AffineTransform(3)
-    move.SetMatrix(matrix.ravel().tolist())
-    move.SetTranslation(offset.tolist())
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetSize([int(n) for n in shape[::-1]])
-    resampler.SetTransform(move)
-    resampler.SetInterpolator(interpolator)
-    resampler.SetDefaultPixelValue(0)
-    if kind is not None:
-        resampler.SetOutputPixelType(kind)
-    return resampler.Execute(image)
-
-
-def _known_to_sitk(voxels: np.ndarray) -> np.ndarray:
-    """Give numbers in a type that SimpleITK has."""
-    if voxels.dtype.kind == "b":
-        return voxels.astype(np.uint8)
-    if voxels.dtype.kind == "f" and voxels.dtype.itemsize not in (4, 8):
-        return voxels.astype(np.float64)
-    return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
 
 
 def _clear_beyond(

@@ -30,7 +30,7 @@ from brainchop_pipe.errors import WorkerLostError
 logger = logging.getLogger(__name__)
 
 # What a server of processes imports once for all of them, at least.
-_PRELOAD = "brainchop_pipe.engines.pydra_worker"
+_PRELOAD = "brainchop_pipe.engines.preloaded"
 
 # A socket's path has at most 107 bytes, of which the server adds these to the temporary folder's.
 _LONGEST_TEMPORARY_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
