@@ -225,6 +225,18 @@ def test_folders_of_models_are_those_of_the_first_process(lane, monkeypatch, tmp
     assert lane.run(os.getenv, "BRAINCHOP_MODEL_MIRROR") == "https://example.org/m"
 
 
+def test_jobs_begin_in_the_folder_of_the_first_process(lane, monkeypatch, tmp_path):
+    (tmp_path / "given").mkdir()
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "given")
+    assert lane.run(os.getcwd) == str(tmp_path / "given")
+    lane.run(os.chdir, tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert lane.run(os.getcwd) == str(tmp_path / "given")
+    (tmp_path / "given").rmdir()
+    assert lane.run(os.getcwd) == os.sep
+
+
 def crash_unless_changed() -> int:
     if os.environ.get("CHANGED") != "yes":
         crash()

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -342,6 +343,21 @@ def test_what_is_written_besides_is_missed_where_it_is_not_there(settings):
     more = replace(settings, extras=("brain",))
     assert run(more)[("sub-01_T1w", "tissue")] == "done"
     assert run(more)[("sub-01_T1w", "tissue")] == "complete"
+
+
+def test_paths_may_begin_where_the_command_was_given(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = {name: getattr(settings, name).relative_to(tmp_path) for name in ("bids_dir", "output_dir")}
+    near = replace(settings, **places, extras=("brain",))
+    assert set(run(near).values()) <= {"done", "skipped"}
+    assert (tmp_path / "out/sub-01/anat/sub-01_desc-brain_T1w.nii.gz").is_file()
+    page = tmp_path / "out/sub-01.html"
+    before = page.read_text().count("data:image/png")
+    assert before > 0
+    # What is there already is drawn on the image itself.
+    shutil.rmtree(tmp_path / "out/sub-01/figures")
+    run(near)
+    assert page.read_text().count("data:image/png") == before
 
 
 def test_volumes_are_those_of_the_made_head(full_settings):

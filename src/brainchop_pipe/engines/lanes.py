@@ -119,7 +119,9 @@ class Lane:
         self._connection, theirs = context.Pipe()
         # All of it: the server has the environment of its own start.
         environment = {**os.environ, **_absolute_folders(), **self._environment}
-        process = context.Process(target=_serve, args=(theirs, environment, _log_level()), daemon=True)
+        process = context.Process(
+            target=_serve, args=(theirs, environment, _folder(), _log_level()), daemon=True
+        )
         with _PROCESSES, _nameless_main():
             process.start()
         self._process = process
@@ -299,12 +301,20 @@ def _queue(lanes: list[Lane]) -> "asyncio.Queue[Lane]":
     return queue
 
 
+def _folder() -> str:
+    """Give the folder that relative paths begin at; the root where that is gone."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return os.sep
+
+
 def _log_level() -> int:
     return logging.getLogger("brainchop_pipe").getEffectiveLevel()
 
 
-def _serve(connection: Connection, environment: dict[str, str], log_level: int) -> None:
-    """Do the jobs that come, until the other end is closed."""
+def _serve(connection: Connection, environment: dict[str, str], folder: str, log_level: int) -> None:
+    """Do the jobs that come, each from a folder, until the other end is closed."""
     # Ctrl-C reaches the whole group of processes; what it means is for the first one to say.
     # So does SIGTERM where a cluster ends a job.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -321,6 +331,11 @@ def _serve(connection: Connection, environment: dict[str, str], log_level: int) 
             function, arguments = cloudpickle.loads(connection.recv_bytes())
         except EOFError:
             return
+        # The job before may have left the process in a folder that is gone.
+        try:
+            os.chdir(folder)
+        except OSError:
+            os.chdir(os.sep)
         try:
             answer = ("done", function(*arguments))
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the other end

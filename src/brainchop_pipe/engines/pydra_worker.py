@@ -1,7 +1,6 @@
 """Runs the Pydra workflow of one image in lanes, and gives each node's result or failure."""
 
 import errno
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,8 +154,6 @@ def _files(kind: Any, result: Any) -> Any:
 
 def _run_job(payload: bytes, rerun: bool) -> tuple[Any, float]:
     """Run a Pydra job, and say how long it took; this happens in a lane."""
-    # Pydra may leave the process in the folder of an image that is done and gone.
-    os.chdir("/")
     start = time.perf_counter()
     try:
         return cloudpickle.loads(payload).run(rerun=rerun), time.perf_counter() - start
