@@ -170,7 +170,9 @@ def test_other_end_answers_until_it_is_closed(monkeypatch):
     package = logging.getLogger("brainchop_pipe")
     before = package.handlers[:], package.propagate, package.level
     mine, theirs = multiprocessing.Pipe()
-    thread = threading.Thread(target=module._serve, args=(theirs, dict(os.environ), logging.INFO))
+    thread = threading.Thread(
+        target=module._serve, args=(theirs, dict(os.environ), os.getcwd(), logging.INFO)
+    )
     thread.start()
     for job, kind in (((pow, (2, 3)), "done"), ((fail, ("x",)), "failed"), ((fail_unportably, ()), "failed")):
         mine.send_bytes(cloudpickle.dumps(job))
