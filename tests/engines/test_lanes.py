@@ -171,7 +171,7 @@ def test_other_end_answers_until_it_is_closed(monkeypatch):
     before = package.handlers[:], package.propagate, package.level
     mine, theirs = multiprocessing.Pipe()
     thread = threading.Thread(
-        target=module._serve, args=(theirs, dict(os.environ), os.getcwd(), logging.INFO)
+        target=module._serve, args=(theirs, dict(os.environ), str(Path.cwd()), logging.INFO)
     )
     thread.start()
     for job, kind in (((pow, (2, 3)), "done"), ((fail, ("x",)), "failed"), ((fail_unportably, ()), "failed")):
