@@ -36,16 +36,9 @@ def interpolated(
     # SimpleITK counts the axes of an array from the last one.
     is_fortran = voxels.flags.f_contiguous and not voxels.flags.c_contiguous
     image = sitk.GetImageFromArray(_known_to_sitk(voxels.T if is_fortran else voxels))
-    matrix = source_from_part[:3, :3][:, ::-1]
-    offset = source_from_part[:3, 3]
-    if not is_fortran:
-        matrix, offset = matrix[::-1], offset[::-1]
-    move = sitk.AffineTransform(3)
-    move.SetMatrix(matrix.ravel().tolist())
-    move.SetTranslation(offset.tolist())
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize([int(s.stop - s.start) for s in part[::-1]])
-    resampler.SetTransform(move)
+    resampler.SetTransform(_as_transform(source_from_part, reverse=not is_fortran))
     resampler.SetDefaultPixelValue(0)
     if way == "linear":
         resampler.SetInterpolator(sitk.sitkLinear)
@@ -58,6 +51,17 @@ def interpolated(
     out = np.zeros(shape, values.dtype)
     out[part] = values
     return out
+
+
+def _as_transform(source_from_part: np.ndarray, *, reverse: bool) -> sitk.AffineTransform:
+    """Give a matrix with the part's axes, and the source's if `reverse`, counted from the last one."""
+    matrix, offset = source_from_part[:3, :3][:, ::-1], source_from_part[:3, 3]
+    if reverse:
+        matrix, offset = matrix[::-1], offset[::-1]
+    move = sitk.AffineTransform(3)
+    move.SetMatrix(matrix.ravel().tolist())
+    move.SetTranslation(offset.tolist())
+    return move
 
 
 def _known_to_sitk(voxels: np.ndarray) -> np.ndarray:
