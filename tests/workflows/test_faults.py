@@ -1,5 +1,6 @@
 """What happens to the others, to the output and to a rerun when something breaks."""
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -44,7 +45,8 @@ def reasons(settings: Settings) -> tuple[dict[str, set[str]], str]:
 
 
 def images(settings: Settings) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in settings.output_dir.rglob("sub-*.nii.gz")}
+    """Headers and voxels; unpacking checks them against what gzip noted."""
+    return {p.name: gzip.decompress(p.read_bytes()) for p in settings.output_dir.rglob("sub-*.nii.gz")}
 
 
 def leftovers(settings: Settings) -> list[Path]:
