@@ -45,14 +45,26 @@ def centre_kernel(out: int, into: int, axes: int, size: int = 3) -> np.ndarray:
     return kernel
 
 
-def mesh_net(dilations: Sequence[int], classes: int = 3, channels: int = 4, seed: int = 0) -> bytes:
-    """A chain of dilated 3×3×3 convolutions with random weights, and a 1×1×1 one at the end."""
+def mesh_net(
+    dilations: Sequence[int],
+    classes: int = 3,
+    channels: int = 4,
+    seed: int = 0,
+    activation: str = "Elu",
+    damaged: float | None = None,
+) -> bytes:
+    """A chain of dilated 3×3×3 convolutions with random weights, and a 1×1×1 one at the end.
+
+    `damaged` takes the place of one weight of each layer.
+    """
     random = np.random.default_rng(seed)
     graph, value, into = Graph(), "image", 1
     for layer, d in enumerate(dilations):
         kernel = random.normal(0, (into * 27) ** -0.5, (channels, into, 3, 3, 3)) * 1.5
+        if damaged is not None:
+            kernel[0, 0, 1, 1, 1] = damaged
         value = graph.conv(value, f"conv{layer}", kernel, dilations=[d] * 3, pads=[d] * 6)
-        value, into = graph.add("Elu", [value], f"elu{layer}"), channels
+        value, into = graph.add(activation, [value], f"active{layer}"), channels
     graph.conv(value, "scores", random.normal(0, 1, (classes, into, 1, 1, 1)))
     return graph.model([1, 1, "D", "H", "W"], [1, classes, "D", "H", "W"])
 

@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 
 from brainchop_pipe.errors import ModelError, ProviderError
+from brainchop_pipe.inference import native_runner, openvino_runner
 from brainchop_pipe.inference import onnxruntime_runner as runner
-from brainchop_pipe.inference import openvino_runner
 from brainchop_pipe.inference import session as module
-from brainchop_pipe.inference.session import available_devices, gpus_of, open_session, replace_with_cpu
+from brainchop_pipe.inference.session import (
+    available_devices,
+    first_choice,
+    gpus_of,
+    open_session,
+    replace_with_cpu,
+)
 from conftest import linear_model, require_openvino
+from networks import mesh_net, unet
 
 MODEL = linear_model([0, 1], [0, 0])
 VOLUME = np.ones((1, 1, 4, 4, 4), np.float32)
@@ -129,6 +136,42 @@ def test_no_provider_at_all_is_an_error(monkeypatch):
     monkeypatch.setattr(runner, "load_onnxruntime", lambda: runtime)
     with pytest.raises(ProviderError, match="none installed"):
         open_session(MODEL, "a", "auto", 1)
+
+
+SMALL = mesh_net((1, 2), channels=5)
+WIDE = mesh_net((1, 2), channels=20)
+
+
+def test_own_code_runs_the_networks_that_it_pays_for():
+    assert "native" in available_devices()
+    execution = open_session(SMALL, "small", "auto", 1).execution
+    assert (execution.provider, execution.fallbacks) == ("Native", ())
+    assert open_session(WIDE, "wide", "auto", 1).execution.provider != "Native"
+    assert first_choice("auto", SMALL) == "native"
+    assert first_choice("auto", SMALL, "bfloat16") == first_choice("auto", WIDE) == first_choice("auto")
+
+
+def test_own_code_can_be_asked_for_by_name():
+    assert open_session(WIDE, "wide", "native", 1).execution.provider == "Native"
+    with pytest.raises(ProviderError, match=r"Native cannot run .* choose another device"):
+        open_session(unet(3, ["D", "H", "W"]), "u-net", "native", 1)
+
+
+def test_own_code_that_took_its_process_with_it_is_avoided(monkeypatch):
+    monkeypatch.setenv("BRAINCHOP_AVOID_DEVICES", "native")
+    execution = open_session(SMALL, "small", "auto", 1).execution
+    assert execution.provider == ("OpenVINO" if openvino_runner.is_installed() else "CPUExecutionProvider")
+    assert execution.fallbacks == ("a process ended by itself while it ran a network on native",)
+
+
+def test_package_without_compiled_code_does_without(monkeypatch):
+    monkeypatch.setattr(native_runner, "is_installed", lambda: False)
+    native_runner.pays_for.cache_clear()
+    assert "native" not in available_devices()
+    assert open_session(SMALL, "small", "auto", 1).execution.fallbacks == ()
+    with pytest.raises(ProviderError, match="'native' was asked for"):
+        open_session(SMALL, "small", "native", 1)
+    native_runner.pays_for.cache_clear()
 
 
 def test_replacement_on_the_cpu_keeps_the_reason():

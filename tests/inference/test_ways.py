@@ -56,7 +56,7 @@ def test_openvino_gives_what_onnxruntime_gives(tmp_path, volume, classes, with_p
 
 def test_openvino_is_for_where_its_memory_is_allowed(tmp_path, volume):
     require_openvino()
-    content = mesh_net(DILATIONS)
+    content = mesh_net(DILATIONS, channels=16)
     card = card_of(tmp_path, content)
     enough = run(volume, content, card, mem_gb=100).execution
     less = run(volume, content, card, mem_gb=1.1 * card.memory.full_gb).execution

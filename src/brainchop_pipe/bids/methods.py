@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from brainchop_pipe.bids.sidecar import ModelRecord, ProvenanceRecord
-from brainchop_pipe.inference import openvino_runner
+from brainchop_pipe.inference import native_runner, openvino_runner
 from brainchop_pipe.record import EVEN_HEAD, NOISE_CLEARED
 
 _SELF = "brainchop_pipe {version}: brain segmentation with ONNX models for whole studies"
@@ -141,7 +141,9 @@ def _where(records: tuple[ProvenanceRecord, ...]) -> str:
 
 
 def _library(provider: str, versions: Mapping[str, str]) -> str:
-    """Name the library that a provider is of, with its version."""
+    """Name what a provider is of, with its version."""
+    if provider == native_runner.PROVIDER:
+        return "brainchop_pipe"
     is_openvino = provider == openvino_runner.PROVIDER
     name, package = ("OpenVINO", "openvino") if is_openvino else ("ONNX Runtime", "onnxruntime")
     return f"{name} {versions.get(package, '')}"

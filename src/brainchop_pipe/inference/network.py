@@ -88,7 +88,8 @@ class Network:
         self.with_probabilities = with_probabilities or isinstance(card.input.run, Slices)
         allowed = precision if card.allows(precision) else "float32"
         self._not_allowed = () if allowed == precision else (f"its card does not name {precision}",)
-        parts = self._reduced_to_labels(model, device)
+        first = first_choice(device, model, allowed)
+        parts = self._reduced_to_labels(model, first)
         self._is_reduced = bool(parts)
         digest = card.weights.onnx_sha256
         self._parts = [
@@ -98,11 +99,11 @@ class Network:
 
     def _reduced_to_labels(self, model: bytes, device: Device) -> dict[str, bytes]:
         """Have the network give labels, in one or two parts; nothing where it cannot be changed so."""
-        if self.with_probabilities or not _can_be_reduced(self.card):
+        if self.with_probabilities or device == "native" or not _can_be_reduced(self.card):
             return {}
         classes = self.card.output.class_count
         try:
-            is_openvino = first_choice(device) == "openvino"
+            is_openvino = device == "openvino"
             parts = split_model(model, classes, _most_channels(classes)) if is_openvino else None
             if parts is not None:
                 return dict(zip(("all but last", "last"), parts, strict=True))

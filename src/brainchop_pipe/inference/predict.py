@@ -106,7 +106,7 @@ def predict(
     UsageError
         The network does not fit into `mem_gb`.
     """
-    fitting, reason = _fitting_device(card, view, device, mem_gb)
+    fitting, reason = _fitting_device(model, card, view, device, mem_gb)
     network = Network(model, card, fitting, threads, precision, with_probabilities=with_probabilities)
     scores, seen = run_way(network, view.channels, view.grid, view.box, mem_gb)
     first = (s.start + c for s, c in zip(seen.box, scores.corner, strict=True))
@@ -124,10 +124,10 @@ def predict(
 
 
 def _fitting_device(
-    card: ModelCard, view: View, device: Device, mem_gb: float | None
+    model: bytes, card: ModelCard, view: View, device: Device, mem_gb: float | None
 ) -> tuple[Device, tuple[str, ...]]:
     """Choose onnxruntime where the memory is not enough for OpenVINO in one piece, and say so."""
-    if device != "auto" or mem_gb is None or first_choice(device) != "openvino":
+    if device != "auto" or mem_gb is None or first_choice(device, model) != "openvino":
         return device, ()
     need = OPENVINO_MEMORY * need_gb(card, float(np.prod(view.channels.shape[1:])))
     if need <= mem_gb:

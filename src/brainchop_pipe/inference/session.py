@@ -10,12 +10,13 @@ from typing import Literal, get_args
 import numpy as np
 
 from brainchop_pipe.errors import ModelError, ProviderError
-from brainchop_pipe.inference import onnxruntime_runner, openvino_runner
+from brainchop_pipe.inference import native_runner, onnxruntime_runner, openvino_runner
+from brainchop_pipe.inference.native_runner import NativeRunner
 from brainchop_pipe.inference.onnxruntime_runner import OnnxRuntimeRunner
 from brainchop_pipe.inference.openvino_runner import OpenVinoRunner
 from brainchop_pipe.inference.runner import Precision, Runner
 
-Device = Literal["auto", "cpu", "cuda", "tensorrt", "migraphx", "openvino", "coreml"]
+Device = Literal["auto", "cpu", "cuda", "tensorrt", "migraphx", "native", "openvino", "coreml"]
 DEVICES: tuple[Device, ...] = get_args(Device)
 
 # Set for a process whose predecessor ended while it ran a network: what "auto" then leaves out.
@@ -26,13 +27,14 @@ _PROVIDERS: dict[str, str] = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
     "migraphx": "MIGraphXExecutionProvider",
+    "native": native_runner.PROVIDER,
     "openvino": onnxruntime_runner.OPENVINO,
     "coreml": "CoreMLExecutionProvider",
 }
 
-# What "auto" tries, best first. TensorRT builds an engine for minutes at each new shape,
-# CoreML has no 3-D convolution: both only by name.
-_PREFERENCE: tuple[Device, ...] = ("cuda", "migraphx", "openvino", "cpu")
+# What "auto" tries, best first; "native" for networks that it pays for. TensorRT builds an engine
+# for minutes at each new shape, CoreML has no 3-D convolution: both only by name.
+_PREFERENCE: tuple[Device, ...] = ("cuda", "migraphx", "native", "openvino", "cpu")
 
 # Sessions of MeshNets hold under a megabyte of weights; the limit is for other models.
 _CACHE_SIZE = 8
@@ -47,7 +49,7 @@ class Execution:
     requested : str
         A device's name, or "auto".
     provider : str
-        onnxruntime's name of the execution provider that ran, or "OpenVINO".
+        onnxruntime's name of the execution provider that ran, "OpenVINO", or "Native".
     fallbacks : tuple of str
         Why each better provider that is installed did not run, or the precision that
         was asked for; usually empty.
@@ -150,15 +152,15 @@ def replace_with_cpu(session: Session, model: bytes, digest: str, reason: str) -
 def available_devices() -> tuple[Device, ...]:
     """Devices whose libraries are installed; they may still fail to run."""
     providers = onnxruntime_runner.available_providers()
-    return tuple(d for d in DEVICES if d != "auto" and (_PROVIDERS[d] in providers or _is_openvino(d)))
+    return tuple(d for d in DEVICES if d != "auto" and (_PROVIDERS[d] in providers or _is_installed(d)))
 
 
-def first_choice(device: Device) -> Device:
-    """Give the device that is tried first; "cpu" where none is there."""
+def first_choice(device: Device, model: bytes | None = None, precision: Precision = "float32") -> Device:
+    """Give the device that is tried first, for a model or for any; "cpu" where none is there."""
     if device != "auto":
         return device
-    available = available_devices()
-    return next((d for d in _PREFERENCE if d in available and d not in _avoided()), "cpu")
+    there = set(available_devices()) - _avoided()
+    return next((d for d in _PREFERENCE if d in there and _may_run(d, model, precision)), "cpu")
 
 
 def load_library(device: Device) -> None:
@@ -204,13 +206,25 @@ def _is_openvino(device: str) -> bool:
     return device == "openvino" and openvino_runner.is_installed()
 
 
+def _is_installed(device: str) -> bool:
+    """Tell whether a library that is not onnxruntime's is there for a device."""
+    return _is_openvino(device) or (device == "native" and native_runner.is_installed())
+
+
+def _may_run(device: Device, model: bytes | None, precision: Precision) -> bool:
+    """Tell whether "auto" considers a device for a model."""
+    if device != "native":
+        return True
+    return model is not None and precision == "float32" and native_runner.pays_for(model)
+
+
 def _create(model: bytes, device: Device, threads: int, precision: Precision) -> Session:
     if device != "auto":
         return _create_strict(model, device, threads, precision)
     fallbacks: list[str] = []
     available = available_devices()
     for candidate in _PREFERENCE:
-        if candidate not in available:
+        if candidate not in available or not _may_run(candidate, model, precision):
             continue
         if candidate in _avoided():
             fallbacks.append(f"a process ended by itself while it ran a network on {candidate}")
@@ -236,10 +250,10 @@ def _create_strict(model: bytes, device: Device, threads: int, precision: Precis
         )
     fallbacks: tuple[str, ...] = ()
     try:
-        strict = device != "cpu" and not _is_openvino(device)
+        strict = device != "cpu" and not _is_installed(device)
         runner = _start(model, device, threads, precision, strict=strict)
     except ProviderError as error:
-        if _is_openvino(device):
+        if _is_installed(device):
             raise
         # Sizes are computed on the CPU whatever the provider; that is worth a word, not an end.
         runner = _start(model, device, threads, precision, strict=False)
@@ -255,6 +269,8 @@ def _create_strict(model: bytes, device: Device, threads: int, precision: Precis
 def _start(model: bytes, device: Device, threads: int, precision: Precision, *, strict: bool) -> Runner:
     """Get a network ready with the library that a device means."""
     try:
+        if device == "native":
+            return NativeRunner(model, threads)
         if _is_openvino(device):
             return OpenVinoRunner(model, threads, precision)
         return OnnxRuntimeRunner(model, _PROVIDERS[device], threads, strict=strict)
@@ -265,7 +281,7 @@ def _start(model: bytes, device: Device, threads: int, precision: Precision, *, 
 
 
 def _is_what_was_asked(runner: Runner, device: Device) -> bool:
-    return _is_openvino(device) or runner.provider == _PROVIDERS[device]
+    return _is_installed(device) or runner.provider == _PROVIDERS[device]
 
 
 def _session(
