@@ -16,6 +16,9 @@ _PEAK_BINS = 400
 _PEAK_SMOOTHING_BINS = 6
 _LOWEST_PEAK = 0.25
 
+# Planes of an image that are looked up in a table at a time.
+_PLANES = 4
+
 
 def robust_range(voxels: np.ndarray, upper_fraction: float = 0.999) -> tuple[float, float]:
     """Give the range of grey values that the conform spreads over 0–255.
@@ -181,7 +184,12 @@ def _summit(heights: np.ndarray, peak: int) -> float:
 def _looked_up(table: np.ndarray, voxels: np.ndarray, box: Box | None) -> np.ndarray:
     """Give what a table has for each grey value of a part of an image, clipped to 0 to 1."""
     part = voxels if box is None else voxels[box]
-    return np.take(table.clip(0, 1).astype(np.float32), part)
+    table = table.clip(0, 1).astype(np.float32)
+    found = np.empty(part.shape, np.float32)
+    # All at once would become int64 first, eight times their memory.
+    for start in range(0, len(part), _PLANES):
+        np.take(table, part[start : start + _PLANES], out=found[start : start + _PLANES], mode="clip")
+    return found
 
 
 def _quantiles_of_uint8(voxels: np.ndarray, fractions: tuple[float, ...]) -> list[float]:

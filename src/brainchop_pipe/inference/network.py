@@ -1,6 +1,7 @@
 """A model on a device, as the ways of running see it: channels in, labels and their probability out."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,6 +85,7 @@ class Network:
         with_probabilities: bool,
     ) -> None:
         self.card = card
+        self._threads = threads
         # Planes of slices are averaged by their probabilities.
         self.with_probabilities = with_probabilities or isinstance(card.input.run, Slices)
         allowed = precision if card.allows(precision) else "float32"
@@ -200,7 +202,9 @@ class Network:
             labels = self._known_labels(values[:, 0])
             return Scores(labels, np.ones(labels.shape, np.float32), self._one_hot(labels))
         values = _both_classes(values) if kind == "sigmoid" else values.astype(np.float32, copy=False)
-        labels, confidence = _decide_in_place(values, self._class_dtype, softmax=kind == "logits")
+        labels, confidence = _decide_in_place(
+            values, self._class_dtype, self._threads, softmax=kind == "logits"
+        )
         merged = self._merged_probabilities(values) if self.with_probabilities else None
         return Scores(self._merged(labels), confidence, merged)
 
@@ -324,7 +328,7 @@ def _both_classes(scores: np.ndarray) -> np.ndarray:
 
 
 def _decide_in_place(
-    values: np.ndarray, dtype: type[np.unsignedinteger], *, softmax: bool
+    values: np.ndarray, dtype: type[np.unsignedinteger], threads: int, *, softmax: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give the arg-max over the second axis and its probability; the lowest index wins ties.
 
@@ -334,17 +338,25 @@ def _decide_in_place(
     labels = np.zeros((values.shape[0], *values.shape[2:]), dtype)
     confidence = np.empty(labels.shape, np.float32)
     planes = max(1, _BLOCK_VALUES * values.shape[2] // values.size)
-    for start in range(0, values.shape[2], planes):
-        block = values[:, :, start : start + planes]
-        found, best = labels[:, start : start + planes], confidence[:, start : start + planes]
-        best[:] = block[:, 0]
-        # Before the soft-max, whose rounding makes ties; and without a volume of int64.
-        for index in range(1, block.shape[1]):
-            np.copyto(found, dtype(index), where=block[:, index] > best)
-            np.maximum(best, block[:, index], out=best)
-        if softmax:
-            block -= best[:, np.newaxis]
-            np.exp(block, out=block)
-            block /= block.sum(axis=1, keepdims=True)
-            block.max(axis=1, out=best)
+
+    def decide(start: int) -> None:
+        part = slice(start, start + planes)
+        _decide_block(values[:, :, part], labels[:, part], confidence[:, part], softmax=softmax)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(decide, range(0, values.shape[2], planes)):
+            pass
     return labels, confidence
+
+
+def _decide_block(block: np.ndarray, labels: np.ndarray, best: np.ndarray, *, softmax: bool) -> None:
+    best[:] = block[:, 0]
+    # Before the soft-max, whose rounding makes ties; and without a volume of int64.
+    for index in range(1, block.shape[1]):
+        np.copyto(labels, labels.dtype.type(index), where=block[:, index] > best)
+        np.maximum(best, block[:, index], out=best)
+    if softmax:
+        block -= best[:, np.newaxis]
+        np.exp(block, out=block)
+        block /= block.sum(axis=1, keepdims=True)
+        block.max(axis=1, out=best)
