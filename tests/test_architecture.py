@@ -67,7 +67,13 @@ ALLOWED = {
 THIRD_PARTY = {
     "onnxruntime": {"inference/onnxruntime_runner.py"},
     "openvino": {"inference/openvino_runner.py"},
-    "onnx": {"inference/onnx_file.py", "inference/reduce.py", "zoo/convert.py", "zoo/inspect.py"}
+    "onnx": {
+        "inference/chain.py",
+        "inference/onnx_file.py",
+        "inference/reduce.py",
+        "zoo/convert.py",
+        "zoo/inspect.py",
+    }
     | {"train/exporting.py"},
     "safetensors": {"zoo/safetensors_meshnet.py", "train/checkpoint.py"},
     "bids": {"bids/dataset.py"},

@@ -42,6 +42,7 @@ from brainchop_pipe.core.intensity import white_matter_level
 from brainchop_pipe.core.tiles import head_box
 from brainchop_pipe.images import read_image
 from brainchop_pipe.inference.card_input import WholeVolume
+from brainchop_pipe.inference.native_runner import pays_for
 from brainchop_pipe.inference.session import available_devices
 from brainchop_pipe.record import Clock
 from brainchop_pipe.settings import DEFAULT_MODELS, Processing, available_cpus
@@ -174,7 +175,9 @@ def networks(names: list[str], rounds: int, peak: float, torch: Path | None) -> 
             card = load_model(name).card
             size = "x".join(map(str, edges[name]))
             for device, precision in libraries:
-                if not card.allows(precision):
+                if not card.allows(precision) or (
+                    device == "native" and not pays_for(load_model(name).content)
+                ):
                     continue
                 command = [
                     sys.executable,

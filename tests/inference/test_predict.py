@@ -103,7 +103,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path, volume):
 
 def test_lowest_class_wins_a_tie():
     logits = np.zeros((1, 3, 2, 2, 2), np.float32)
-    labels, confidence = module._decide_in_place(logits, np.uint8, softmax=True)
+    labels, confidence = module._decide_in_place(logits, np.uint8, 2, softmax=True)
     assert not labels.any()
     np.testing.assert_allclose(confidence, 1 / 3)
 
@@ -116,7 +116,7 @@ def test_decisions_are_those_of_all_planes_at_once(values_at_a_time, softmax, mo
     exponents = np.exp(scores.astype(np.float64))
     expected = exponents / exponents.sum(axis=1, keepdims=True) if softmax else scores
     values = scores.copy()
-    labels, confidence = module._decide_in_place(values, np.uint8, softmax=softmax)
+    labels, confidence = module._decide_in_place(values, np.uint8, 2, softmax=softmax)
     np.testing.assert_array_equal(labels, scores.argmax(axis=1))
     np.testing.assert_allclose(values, expected, rtol=1e-5)
     np.testing.assert_allclose(confidence, expected.max(axis=1), rtol=1e-5)
