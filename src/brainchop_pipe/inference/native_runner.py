@@ -1,4 +1,4 @@
-"""The only user of `native`: MeshNets of few channels on processors, in a third of the libraries' time."""
+"""The only user of `native`: MeshNets of few channels on processors, in half of the libraries' time."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
