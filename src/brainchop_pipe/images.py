@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.core.order import in_order
 from brainchop_pipe.errors import InputError, MissingInputError
 from brainchop_pipe.headers import AffineChoice, Place, Placement, find_place, one_line
 
@@ -34,9 +34,6 @@ _SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 _FEWEST_VOXELS = 8
 
 _INTENT_LABEL = 1002
-
-# Edge of the blocks in which voxels are brought into another order.
-_BLOCK = 16
 
 # NIfTI's code of an extension that holds plain text.
 _COMMENT = 6
@@ -150,7 +147,7 @@ def image_bytes(
     comment : str
         Kept in the header's extensions.
     """
-    image = nib.Nifti1Image(_in_order_of_files(volume.voxels), volume.grid.affine)
+    image = nib.Nifti1Image(in_order(volume.voxels, "F"), volume.grid.affine)
     image.set_sform(volume.grid.affine, placement.sform_code)
     # A qform has no shear; for a sheared affine it is the nearest rotation, and sform rules.
     image.set_qform(volume.grid.affine, placement.qform_code, strip_shears=True)
@@ -166,17 +163,6 @@ def image_bytes(
     with igzip.IGzipFile("", "wb", compresslevel=1, fileobj=buffer, mtime=0) as file:
         image.to_stream(file)
     return buffer.getvalue()
-
-
-def _in_order_of_files(voxels: np.ndarray) -> np.ndarray:
-    """Give voxels with the first axis fastest, copied in blocks that stay in the cache."""
-    if voxels.flags.f_contiguous or voxels.ndim != 3:
-        return voxels
-    ordered = np.empty(voxels.shape, voxels.dtype, order="F")
-    for i, k in product(*(range(0, n, _BLOCK) for n in (voxels.shape[0], voxels.shape[2]))):
-        block = np.s_[i : i + _BLOCK, :, k : k + _BLOCK]
-        ordered[block] = voxels[block]
-    return ordered
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.core.order import in_order
 from brainchop_pipe.core.quality import Quality
 from brainchop_pipe.inference.session import Execution
 from brainchop_pipe.storage import sha256_of_file
@@ -40,7 +41,7 @@ class InputDigests(BaseModel):
     @classmethod
     def of(cls, path: Path, volume: Volume) -> "InputDigests":
         """Describe a file and the volume that was read from it."""
-        voxels = np.ascontiguousarray(volume.voxels)
+        voxels = in_order(volume.voxels, "C")
         decoded = hashlib.sha256(voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).data)
         decoded.update(np.ascontiguousarray(volume.grid.affine, "<f8").data)
         return cls(sha256=sha256_of_file(path), voxels_sha256=decoded.hexdigest(), size=path.stat().st_size)

@@ -9,6 +9,7 @@ import numpy as np
 import scipy
 
 from brainchop_pipe.core.counts import count_values
+from brainchop_pipe.core.order import in_order
 from brainchop_pipe.core.resample import Box
 from brainchop_pipe.errors import ShapeError
 
@@ -309,7 +310,7 @@ def _regions(labels: np.ndarray, connectivity: Connectivity, *, per_label: bool)
     """Find the regions of each label, or of all labels together."""
     box = _foreground_box(labels)
     # In C order whatever the order in memory: the numbers follow it, and ties follow the numbers.
-    inside = np.ascontiguousarray(labels[box])
+    inside = in_order(labels[box], "C")
     numbers = _numbered(inside if per_label else inside != 0, connectivity)
     sizes = count_values(numbers)
     sizes[0] = 0

@@ -4,6 +4,7 @@ import numpy as np
 import scipy
 
 from brainchop_pipe.core.counts import count_values
+from brainchop_pipe.core.order import in_order
 from brainchop_pipe.core.resample import Box
 
 _HISTOGRAM_BINS = 1000
@@ -183,7 +184,7 @@ def _summit(heights: np.ndarray, peak: int) -> float:
 
 def _looked_up(table: np.ndarray, voxels: np.ndarray, box: Box | None) -> np.ndarray:
     """Give what a table has for each grey value of a part of an image, clipped to 0 to 1."""
-    part = voxels if box is None else voxels[box]
+    part = in_order(voxels if box is None else voxels[box], "C")
     table = table.clip(0, 1).astype(np.float32)
     found = np.empty(part.shape, np.float32)
     # All at once would become int64 first, eight times their memory.

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from brainchop_pipe.core.grid import Grid, Shape3, Volume, voxel_from_voxel
+from brainchop_pipe.core.order import in_order
 
 # Farthest, in voxels of the source, that a position may lie from a voxel's centre and
 # still count as that centre. Headers hold float32: over 512 voxels they err by less.
@@ -97,7 +98,7 @@ def resample_labels(source: Volume, target: Grid) -> np.ndarray:
     support = support_box(source.voxels)
     if support is None:
         return np.zeros(target.shape, source.voxels.dtype)
-    labels = np.ascontiguousarray(source.voxels[support])
+    labels = in_order(source.voxels[support], "C")
     matrix = voxel_from_voxel(source.grid, target)
     matrix[:3, 3] -= [s.start for s in support]
     cells = _Cells(labels)
