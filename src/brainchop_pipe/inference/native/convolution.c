@@ -22,6 +22,8 @@
 #define UNROLL _Pragma("GCC unroll 8")
 #endif
 
+#define INLINE static inline __attribute__((always_inline))
+
 enum activation { LINEAR, RELU, ELU };
 
 struct row {
@@ -37,48 +39,35 @@ struct row {
 
 typedef void row_function(const struct row *);
 
+/* Code between USING and DONE is for an instruction set that not all processors have. */
+#define PRAGMA(words) _Pragma(#words)
+#ifdef __clang__
+#define USING(set) PRAGMA(clang attribute push(__attribute__((target(set))), apply_to = function))
+#define DONE PRAGMA(clang attribute pop)
+#else
+#define USING(set) PRAGMA(GCC push_options) PRAGMA(GCC target(set))
+#define DONE PRAGMA(GCC pop_options)
+#endif
+
 #if defined(__x86_64__)
 #define ACROSS 2
 #define VECTOR 8
 #define NAME(x) avx2_##x
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
+USING("avx2,fma")
 #include "rows.h"
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+DONE
 #undef NAME
 #undef VECTOR
-
 #define VECTOR 16
 #define NAME(x) avx512_##x
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,fma")
-#endif
+USING("avx512f,fma")
 #include "rows.h"
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#undef NAME
-#undef VECTOR
+DONE
 #elif defined(__aarch64__)
 #define ACROSS 4
 #define VECTOR 4
 #define NAME(x) neon_##x
 #include "rows.h"
-#undef NAME
-#undef VECTOR
 #endif
 
 typedef row_function *const row_functions[2][MOST_OUTPUTS];
@@ -89,8 +78,11 @@ struct instructions {
   row_functions *rows;
 };
 
-/* Those that the processor has, best first; the last one has no name. */
-static int find_instructions(struct instructions found[3]) {
+#define MOST_INSTRUCTIONS 2
+
+/* Those that the processor has, best first; gives their number. */
+static int find_instructions(struct instructions found[MOST_INSTRUCTIONS]) {
+  (void)found;
   int count = 0;
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -103,6 +95,15 @@ static int find_instructions(struct instructions found[3]) {
   return count;
 }
 
+/* What is to be done, besides the arrays. */
+struct task {
+  ptrdiff_t margins[2];       /* Voxels before each row, of source and target. */
+  ptrdiff_t width;            /* Of a row without its margins. */
+  ptrdiff_t taps, dilation;
+  ptrdiff_t begin, end, step; /* Planes. */
+  int activation;
+};
+
 struct volume {
   float *first; /* Voxel behind the margin. */
   ptrdiff_t channels, depth, height, row, plane, channel;
@@ -112,50 +113,64 @@ static struct volume volume_of(const Py_buffer *buffer, ptrdiff_t margin) {
   const Py_ssize_t *shape = buffer->shape;
   return (struct volume){
     .first = (float *)buffer->buf + margin,
-    .channels = shape[0], .depth = shape[1], .height = shape[2],
-    .row = shape[3], .plane = shape[2] * shape[3], .channel = shape[1] * shape[2] * shape[3],
+    .channels = shape[0],
+    .depth = shape[1],
+    .height = shape[2],
+    .row = shape[3],
+    .plane = shape[2] * shape[3],
+    .channel = shape[1] * shape[2] * shape[3],
   };
 }
 
 /* Points a row at what it sees; what lies beyond the volume is left out. */
-static void look_around(struct row *row, struct volume in, const float *weights, int taps, int outputs, ptrdiff_t z, ptrdiff_t y) {
-  const int reach = taps / 2;
-  const ptrdiff_t dilation = row->dilation;
+static void look_around(struct row *row, struct volume in, const float *weights, ptrdiff_t taps, int outputs,
+                        ptrdiff_t z, ptrdiff_t y) {
+  const ptrdiff_t reach = taps / 2;
   row->count = 0;
   for (ptrdiff_t channel = 0; channel < in.channels; channel++)
-    for (int dz = -reach; dz <= reach; dz++)
-      for (int dy = -reach; dy <= reach; dy++, weights += taps * outputs) {
-        const ptrdiff_t from_z = z + dz * dilation, from_y = y + dy * dilation;
+    for (ptrdiff_t dz = -reach; dz <= reach; dz++)
+      for (ptrdiff_t dy = -reach; dy <= reach; dy++, weights += taps * outputs) {
+        const ptrdiff_t from_z = z + dz * row->dilation, from_y = y + dy * row->dilation;
         if (from_z < 0 || from_z >= in.depth || from_y < 0 || from_y >= in.height) continue;
         row->sources[row->count] = in.first + channel * in.channel + from_z * in.plane + from_y * in.row;
         row->weights[row->count++] = weights;
       }
 }
 
-/* Every `step`-th plane: those that see the same planes one after the other find them in the cache. */
-static void convolve_planes(row_functions *rows, struct volume in, struct volume out, const float *weights, const float *bias,
-                            int taps, struct row *row, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t step) {
-  row->ahead = in.row;
-  for (ptrdiff_t z = begin; z < end; z += step)
-    for (ptrdiff_t y = 0; y < out.height; y++) {
-        const float *block = weights;
-        /* Blocks of outputs whose sizes differ by one at most. */
-        const int blocks = (int)((out.channels + MOST_OUTPUTS - 1) / MOST_OUTPUTS);
-        for (int b = 0, first = 0; b < blocks; b++) {
-          const int outputs = (int)(out.channels / blocks + (b < out.channels % blocks));
-          look_around(row, in, block, taps, outputs, z, y);
-          row->bias = bias + first;
-          for (int o = 0; o < outputs; o++)
-            row->targets[o] = out.first + (first + o) * out.channel + z * out.plane + y * out.row;
-          (*rows)[taps == 3][outputs - 1](row);
-          block += in.channels * taps * taps * taps * outputs;
-          first += outputs;
-        }
-      }
+/* All outputs of a row, in blocks whose sizes differ by one at most. */
+static void convolve_row(row_functions *rows, struct row *row, struct volume in, struct volume out,
+                         const float *weights, const float *bias, ptrdiff_t taps, ptrdiff_t z, ptrdiff_t y) {
+  const int blocks = (int)((out.channels + MOST_OUTPUTS - 1) / MOST_OUTPUTS);
+  for (int block = 0, first = 0; block < blocks; block++) {
+    const int outputs = (int)(out.channels / blocks + (block < out.channels % blocks));
+    look_around(row, in, weights, taps, outputs, z, y);
+    row->bias = bias + first;
+    for (int o = 0; o < outputs; o++)
+      row->targets[o] = out.first + (first + o) * out.channel + z * out.plane + y * out.row;
+    (*rows)[taps == 3][outputs - 1](row);
+    weights += in.channels * taps * taps * taps * outputs;
+    first += outputs;
+  }
 }
 
-static int get_floats(PyObject *object, Py_buffer *buffer, int dimensions, int flags) {
-  if (PyObject_GetBuffer(object, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | flags) < 0) return -1;
+/* Every `step`-th plane: those that see the same planes one after the other find them in the cache. */
+static void convolve_planes(row_functions *rows, struct row *row, const struct task *task, struct volume in,
+                            struct volume out, const float *weights, const float *bias) {
+  row->width = task->width;
+  row->dilation = task->dilation;
+  row->activation = (enum activation)task->activation;
+  row->ahead = in.row;
+  for (ptrdiff_t z = task->begin; z < task->end; z += task->step)
+    for (ptrdiff_t y = 0; y < out.height; y++)
+      convolve_row(rows, row, in, out, weights, bias, task->taps, z, y);
+}
+
+enum { SOURCE, TARGET, WEIGHTS, BIAS, ARRAYS };
+
+static int get_floats(PyObject *object, Py_buffer *buffer, int which) {
+  const int dimensions = which == SOURCE || which == TARGET ? 4 : 1;
+  const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (which == TARGET ? PyBUF_WRITABLE : 0);
+  if (PyObject_GetBuffer(object, buffer, flags) < 0) return -1;
   if (buffer->ndim == dimensions && strcmp(buffer->format, "f") == 0) return 0;
   PyErr_Format(PyExc_TypeError, "an array of %d dimensions, format %s, was given; float32 of %d are needed",
                buffer->ndim, buffer->format, dimensions);
@@ -163,65 +178,72 @@ static int get_floats(PyObject *object, Py_buffer *buffer, int dimensions, int f
   return -1;
 }
 
-/* Raises an error and gives -1 where rows would be read or written beyond their arrays. */
-static int check(struct instructions with, const Py_buffer *in, const Py_buffer *out, const Py_buffer *weights, const Py_buffer *bias,
-                 ptrdiff_t margins[2], ptrdiff_t width, ptrdiff_t taps, ptrdiff_t dilation, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t step, int activation) {
-  const ptrdiff_t reach = (taps / 2) * dilation;
-  const ptrdiff_t read = (width + with.across - 1) / with.across * with.across;
-  const char *wrong = NULL;
-  if (taps != 1 && taps != 3) wrong = "kernels of 1 or 3 voxels are needed";
-  else if (dilation < 1 || width < 1) wrong = "dilation and width must be positive";
-  else if (activation < LINEAR || activation > ELU) wrong = "unknown activation";
-  else if (in->shape[0] < 1 || in->shape[0] > MOST_CHANNELS || out->shape[0] < 1) wrong = "1 to 64 channels are needed";
-  else if (in->shape[1] != out->shape[1] || in->shape[2] != out->shape[2]) wrong = "the planes differ in number or height";
-  else if (margins[0] < reach || margins[0] + read + reach > in->shape[3]) wrong = "the source's margins are too small";
-  else if (margins[1] < 0 || margins[1] + width > out->shape[3]) wrong = "the target's rows are too short";
-  else if (weights->shape[0] != taps * taps * taps * in->shape[0] * out->shape[0]) wrong = "weights of another number";
-  else if (bias->shape[0] != out->shape[0]) wrong = "biases of another number";
-  else if (begin < 0 || step < 1 || end > out->shape[1]) wrong = "planes beyond the volume";
-  if (wrong != NULL) PyErr_SetString(PyExc_ValueError, wrong);
-  return wrong == NULL ? 0 : -1;
+/* Says why rows would be read or written beyond their arrays; NULL where they are not. */
+static const char *what_is_wrong(const struct task *task, const Py_buffer arrays[ARRAYS], ptrdiff_t across) {
+  const Py_ssize_t *in = arrays[SOURCE].shape, *out = arrays[TARGET].shape;
+  const ptrdiff_t reach = task->taps / 2 * task->dilation;
+  const ptrdiff_t read = (task->width + across - 1) / across * across;
+  if (task->taps != 1 && task->taps != 3) return "kernels of 1 or 3 voxels are needed";
+  if (task->dilation < 1 || task->width < 1) return "dilation and width must be positive";
+  if (task->activation < LINEAR || task->activation > ELU) return "unknown activation";
+  if (in[0] < 1 || in[0] > MOST_CHANNELS || out[0] < 1) return "1 to 64 channels are needed";
+  if (in[1] != out[1] || in[2] != out[2]) return "the planes differ in number or height";
+  if (task->margins[0] < reach || task->margins[0] + read + reach > in[3])
+    return "the source's margins are too small";
+  if (task->margins[1] < 0 || task->margins[1] + task->width > out[3]) return "the target's rows are too short";
+  if (arrays[WEIGHTS].shape[0] != task->taps * task->taps * task->taps * in[0] * out[0])
+    return "weights of another number";
+  if (arrays[BIAS].shape[0] != out[0]) return "biases of another number";
+  if (task->begin < 0 || task->step < 1 || task->end > out[1]) return "planes beyond the volume";
+  return NULL;
+}
+
+static int convolve_arrays(const struct instructions *with, const struct task *task,
+                           const Py_buffer arrays[ARRAYS]) {
+  const char *wrong = what_is_wrong(task, arrays, with->across);
+  if (wrong != NULL) {
+    PyErr_SetString(PyExc_ValueError, wrong);
+    return -1;
+  }
+  struct row *row = PyMem_Malloc(sizeof(struct row));
+  if (row == NULL) {
+    PyErr_NoMemory();
+    return -1;
+  }
+  const struct volume in = volume_of(&arrays[SOURCE], task->margins[0]);
+  const struct volume out = volume_of(&arrays[TARGET], task->margins[1]);
+  Py_BEGIN_ALLOW_THREADS
+  convolve_planes(with->rows, row, task, in, out, arrays[WEIGHTS].buf, arrays[BIAS].buf);
+  Py_END_ALLOW_THREADS
+  PyMem_Free(row);
+  return 0;
 }
 
 static PyObject *convolve(PyObject *module, PyObject *arguments) {
   (void)module;
-  PyObject *objects[4];
-  ptrdiff_t margins[2], width, taps, dilation, begin, end, step;
-  int activation;
+  PyObject *objects[ARRAYS];
+  struct task task;
   const char *name;
-  if (!PyArg_ParseTuple(arguments, "sOOOO(nn)nnni(nnn)", &name, &objects[0], &objects[1], &objects[2], &objects[3],
-                        &margins[0], &margins[1], &width, &taps, &dilation, &activation, &begin, &end, &step))
+  if (!PyArg_ParseTuple(arguments, "sOOOO(nn)nnni(nnn)", &name, &objects[SOURCE], &objects[TARGET],
+                        &objects[WEIGHTS], &objects[BIAS], &task.margins[0], &task.margins[1], &task.width,
+                        &task.taps, &task.dilation, &task.activation, &task.begin, &task.end, &task.step))
     return NULL;
-  struct instructions found[3], *with = NULL;
+  struct instructions found[MOST_INSTRUCTIONS], *with = NULL;
   for (int i = find_instructions(found) - 1; i >= 0; i--)
     if (strcmp(found[i].name, name) == 0) with = &found[i];
   if (with == NULL) return PyErr_Format(PyExc_ValueError, "this processor, or this build, has no %s", name);
-  Py_buffer buffers[4];
-  int taken = 0, failed = 0;
-  for (; taken < 4; taken++)
-    if (get_floats(objects[taken], &buffers[taken], taken < 2 ? 4 : 1, taken == 1 ? PyBUF_WRITABLE : 0) < 0) break;
-  struct row *row = taken == 4 ? PyMem_Malloc(sizeof(struct row)) : NULL;
-  if (taken == 4 && row == NULL) PyErr_NoMemory();
-  failed = row == NULL || check(*with, &buffers[0], &buffers[1], &buffers[2], &buffers[3], margins, width, taps, dilation,
-                                begin, end, step, activation) < 0;
-  if (!failed) {
-    row->width = width;
-    row->dilation = dilation;
-    row->activation = (enum activation)activation;
-    Py_BEGIN_ALLOW_THREADS
-    convolve_planes(with->rows, volume_of(&buffers[0], margins[0]), volume_of(&buffers[1], margins[1]), buffers[2].buf,
-                    buffers[3].buf, (int)taps, row, begin, end, step);
-    Py_END_ALLOW_THREADS
-  }
-  PyMem_Free(row);
-  while (taken-- > 0) PyBuffer_Release(&buffers[taken]);
+  Py_buffer arrays[ARRAYS];
+  int taken = 0;
+  while (taken < ARRAYS && get_floats(objects[taken], &arrays[taken], taken) == 0) taken++;
+  const int failed = taken < ARRAYS || convolve_arrays(with, &task, arrays) < 0;
+  while (taken-- > 0) PyBuffer_Release(&arrays[taken]);
   if (failed) return NULL;
   Py_RETURN_NONE;
 }
 
 static PyObject *instructions(PyObject *module, PyObject *unused) {
   (void)module, (void)unused;
-  struct instructions found[3];
+  struct instructions found[MOST_INSTRUCTIONS];
   const int count = find_instructions(found);
   PyObject *names = PyTuple_New(count);
   for (int i = 0; names != NULL && i < count; i++) {
@@ -237,6 +259,8 @@ static PyMethodDef methods[] = {
   {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_convolution", NULL, 0, methods, NULL, NULL, NULL, NULL};
+static struct PyModuleDef definition = {
+  PyModuleDef_HEAD_INIT, .m_name = "_convolution", .m_size = 0, .m_methods = methods,
+};
 
 PyMODINIT_FUNC PyInit__convolution(void) { return PyModule_Create(&definition); }

@@ -4,11 +4,11 @@
 typedef float NAME(vector) __attribute__((vector_size(VECTOR * 4), aligned(4), may_alias));
 typedef int32_t NAME(mask) __attribute__((vector_size(VECTOR * 4), aligned(4), may_alias));
 
-/* One number in all places. Nothing less than itself, and so no instruction; added to nothing it were one. */
-static inline __attribute__((always_inline)) NAME(vector) NAME(all)(float value) { return value - (NAME(vector)){0}; }
+/* One number in all places. Less nothing it is itself, also where it is -0: no instruction is made of that. */
+INLINE NAME(vector) NAME(all)(float value) { return value - (NAME(vector)){0}; }
 
 /* exp(x) - 1 for x <= 0, to within 1e-7: 2^n exp(r), and the polynomial of Cephes' expf for exp(r). */
-static inline __attribute__((always_inline)) NAME(vector) NAME(less_one)(NAME(vector) x) {
+INLINE NAME(vector) NAME(less_one)(NAME(vector) x) {
   const float to_integer = 12582912.0f; /* 1.5 * 2^23: what is added to it is rounded to a whole number. */
   NAME(mask) is_low = x < -87.0f;
   x = (NAME(vector))((~is_low & (NAME(mask))x) | (is_low & (NAME(mask))NAME(all)(-87.0f)));
@@ -21,7 +21,7 @@ static inline __attribute__((always_inline)) NAME(vector) NAME(less_one)(NAME(ve
   return (p * r * r + r + 1.0f) * power - 1.0f;
 }
 
-static inline __attribute__((always_inline)) NAME(vector) NAME(activated)(NAME(vector) x, enum activation kind) {
+INLINE NAME(vector) NAME(activated)(NAME(vector) x, enum activation kind) {
   if (kind == LINEAR) return x;
   /* NaN is not below zero, and stays. */
   NAME(mask) is_below = x < 0.0f;
@@ -32,7 +32,7 @@ static inline __attribute__((always_inline)) NAME(vector) NAME(activated)(NAME(v
 
 /* `outputs` and `taps` are constants where this is called: all loops over them are unrolled, and the
  * sums stay in registers. */
-static inline __attribute__((always_inline)) void NAME(row)(const struct row *row, const int outputs, const int taps) {
+INLINE void NAME(row)(const struct row *row, const int outputs, const int taps) {
   for (ptrdiff_t x = 0; x < row->width; x += ACROSS * VECTOR) {
     NAME(vector) sums[MOST_OUTPUTS][ACROSS];
     UNROLL for (int o = 0; o < outputs; o++)
