@@ -1,11 +1,14 @@
 """Resampling against brute force: scipy for numbers, one-hot and arg-max for labels."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from brainchop_pipe.core import resample as module
 from brainchop_pipe.core.grid import Grid, Volume, voxel_from_voxel
 from brainchop_pipe.core.resample import (
     resample_labels,
@@ -117,11 +120,17 @@ def test_any_type_of_real_numbers_is_interpolated(dtype):
     np.testing.assert_allclose(resample_linear(source, target), brute_force(source, target), atol=1e-6)
 
 
+# Few voxels are looked up in another way than many.
+ways = pytest.mark.parametrize("few", [0, 1 << 30])
+
+
+@ways
 @settings(max_examples=80)
 @given(source=grids, target=grids)
-def test_nearest_agrees_with_a_search_for_any_pair_of_grids(source, target):
+def test_nearest_agrees_with_a_search_for_any_pair_of_grids(few, source, target):
     voxels = np.arange(1, np.prod(source.shape) + 1, dtype=np.int32).reshape(source.shape)
-    found = resample_nearest(Volume(voxels, source), target)
+    with patch.object(module, "_FEW_VOXELS", few):
+        found = resample_nearest(Volume(voxels, source), target)
     matrix = voxel_from_voxel(source, target)
     position = np.stack(np.indices(target.shape), axis=-1) @ matrix[:3, :3].T + matrix[:3, 3]
     nearest = np.rint(position).astype(int)
@@ -133,7 +142,9 @@ def test_nearest_agrees_with_a_search_for_any_pair_of_grids(source, target):
     np.testing.assert_array_equal(found[clear], expected[clear])
 
 
-def test_nearest_takes_the_closest_voxel():
+@ways
+def test_nearest_takes_the_closest_voxel(few, monkeypatch):
+    monkeypatch.setattr(module, "_FEW_VOXELS", few)
     source = Volume(np.arange(4, dtype=np.uint8).reshape(4, 1, 1) + 1, Grid((4, 1, 1), np.eye(4)))
     target = Grid((10, 1, 1), np.diag([0.5, 1, 1, 1]))
     found = resample_nearest(source, target).ravel()

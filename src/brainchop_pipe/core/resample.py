@@ -22,8 +22,11 @@ EXACT_VOXELS = 1e-9
 # Two votes nearer than this are a tie; float32 weights of eight corners err by less.
 _VOTE_TOLERANCE = 1e-5
 
-# Cells that are voted on at once; keeps the arrays of a vote under 0.5 GB.
-_CELLS_AT_ONCE = 1_000_000
+# Cells that are voted on at once: the arrays of a vote stay in the cache.
+_CELLS_AT_ONCE = 1 << 15
+
+# Up to so many voxels are looked up by numpy, in less time than SimpleITK takes to begin: slices for pictures.
+_FEW_VOXELS = 1 << 17
 
 # From a cell's corner with the lowest indices to each of its eight.
 _CORNERS = tuple(product((0, 1), repeat=3))
@@ -71,7 +74,10 @@ def resample_nearest(source: Volume, target: Grid) -> np.ndarray:
         A position halfway between two voxels takes the one with the higher index.
     """
     matrix = voxel_from_voxel(source.grid, target)
-    # All that a slice of a head, for example, sees of it.
+    if np.prod(target.shape) <= _FEW_VOXELS:
+        matrix[:3, 3] += _TOLERANCE_VOXELS
+        return _looked_up(source.voxels, matrix, target.shape)
+    # All that a part of a head, for example, sees of it.
     seen = _reach(voxel_from_voxel(target, source.grid), target.shape, source.grid.shape)
     matrix[:3, 3] += _TOLERANCE_VOXELS - np.array([s.start for s in seen])
     return _walk(source.voxels[seen], matrix, target.shape, "nearest")[0]
@@ -239,6 +245,16 @@ def _walk(
 
     reach = _reach(source_from_target, voxels.shape, shape)
     return interpolated(voxels, _from(reach, source_from_target), reach, shape, way), reach
+
+
+def _looked_up(voxels: np.ndarray, source_from_target: np.ndarray, shape: Shape3) -> np.ndarray:
+    """Give the nearest voxel's value at the position of each target voxel; 0 beyond the voxels' edges."""
+    positions = _positions(source_from_target, np.arange(np.prod(shape)), shape)
+    indices = np.floor(positions + 0.5).astype(np.intp)
+    inside = ((indices >= 0) & (indices < np.array(voxels.shape)[:, np.newaxis])).all(axis=0)
+    out = np.zeros(inside.size, voxels.dtype.newbyteorder("="))
+    out[inside] = voxels[tuple(indices[:, inside])]
+    return out.reshape(shape)
 
 
 def _reach(source_from_target: np.ndarray, source_shape: tuple[int, ...], shape: Shape3) -> Box:
