@@ -25,7 +25,7 @@ _VOTE_TOLERANCE = 1e-5
 # Cells that are voted on at once: the arrays of a vote stay in the cache.
 _CELLS_AT_ONCE = 1 << 15
 
-# Up to so many voxels are looked up by numpy, in less time than SimpleITK takes to begin: slices for pictures.
+# Up to so many voxels, slices for pictures, are looked up by numpy before SimpleITK would have begun.
 _FEW_VOXELS = 1 << 17
 
 # From a cell's corner with the lowest indices to each of its eight.
