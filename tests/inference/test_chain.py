@@ -3,6 +3,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from brainchop_pipe.errors import ModelError
 from brainchop_pipe.inference.chain import layers_of
 from conftest import linear_model
 from networks import identity_channels_last, mesh_net, unet
@@ -31,6 +32,14 @@ def test_what_is_no_chain_is_none(content):
     assert layers_of(content) is None
 
 
+def is_chain(content: bytes) -> bool:
+    """Tell whether it is read as a chain; one that is no valid ONNX is refused."""
+    try:
+        return layers_of(content) is not None
+    except ModelError:
+        return False
+
+
 def changed(change) -> bytes:
     model = onnx.load_from_string(mesh_net((2, 1)))
     change(model.graph)
@@ -50,6 +59,7 @@ def set_attribute(node, name: str, value: object) -> None:
         lambda graph: set_attribute(graph.node[0], "pads", [1] * 6),
         lambda graph: set_attribute(graph.node[0], "dilations", [2, 2, 1]),
         lambda graph: set_attribute(graph.node[2], "group", 2),
+        lambda graph: setattr(graph.initializer[0], "data_location", onnx.TensorProto.EXTERNAL),
         lambda graph: set_attribute(graph.node[0], "auto_pad", "VALID"),
         lambda graph: set_attribute(graph.node[1], "alpha", 0.5),
         lambda graph: setattr(graph.node[1], "op_type", "Sigmoid"),
@@ -61,11 +71,29 @@ def set_attribute(node, name: str, value: object) -> None:
         lambda graph: graph.node.__delitem__(0),
     ],
     ids=[
-        "stride", "padding", "unequal dilations", "groups", "automatic padding", "slope of ELU", "other node",
+        "stride", "padding", "unequal dilations", "groups", "weights elsewhere", "automatic padding",
+        "slope of ELU", "other node",
         "other domain", "not one after the other", "output in between", "two outputs", "computed weights",
         "activation first",
     ],
 )  # fmt: skip
-def test_anything_else_than_the_plain_convolution_is_none(change):
-    assert layers_of(changed(lambda graph: None)) is not None
-    assert layers_of(changed(change)) is None
+def test_anything_else_than_the_plain_convolution_is_no_chain(change):
+    assert is_chain(changed(lambda graph: None))
+    assert not is_chain(changed(change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda graph: set_attribute(graph.node[0], "dilations", 2),
+        lambda graph: set_attribute(graph.node[0], "dilations", [2.0, 2.0, 2.0]),
+        lambda graph: set_attribute(graph.node[0], "dilations", [2, 2]),
+        lambda graph: set_attribute(graph.node[0], "kernel_shape", [1, 1, 1]),
+        lambda graph: graph.node[0].output.__delitem__(0),
+        lambda graph: graph.initializer[0].dims.__delitem__(slice(None)),
+        lambda graph: graph.node[0].attribute.append(helper.make_attribute("unknown", 1)),
+    ],
+    ids=["number", "fractions", "two axes", "another kernel", "no output", "no shape", "unknown attribute"],
+)
+def test_malformed_networks_are_no_chains(change):
+    assert not is_chain(changed(change))

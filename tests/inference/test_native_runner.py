@@ -70,7 +70,9 @@ def test_far_below_zero_elu_is_minus_one(instructions):
     np.testing.assert_allclose(NativeRunner(content, 1).run(image)[0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("content", [unet(3, ["D", "H", "W"]), mesh_net((1, 1), channels=65)])
+@pytest.mark.parametrize(
+    "content", [unet(3, ["D", "H", "W"]), mesh_net((1, 1), channels=65), mesh_net((1, 1), classes=9)]
+)
 def test_other_networks_are_refused(content):
     with pytest.raises(ModelError, match=r"no chain .* of up to 64 channels"):
         NativeRunner(content, 1)
@@ -89,14 +91,13 @@ def test_it_pays_for_few_channels_and_classes():
     assert not pays_for(linear_model([0, 1], [0, 0]))
     assert not pays_for(unet(3, ["D", "H", "W"]))
     assert not pays_for(b"no model")
+    assert not pays_for(mesh_net((1, 2)) + bytes(1 << 20))
 
 
 def test_without_the_compiled_part_it_never_pays(monkeypatch):
     monkeypatch.setattr(native_runner, "_convolution", None)
-    pays_for.cache_clear()
     assert not native_runner.is_installed()
     assert not pays_for(mesh_net((1, 2)))
-    pays_for.cache_clear()
 
 
 # What `convolve` is given in `NativeRunner`, for a layer of 2 to 3 channels on 4 x 5 x 6 voxels.
@@ -123,13 +124,18 @@ GIVEN = {
         ({"target": np.zeros((3, 4, 6, 6), np.float32)}, ValueError, "planes differ"),
         ({"margins": (0, 0)}, ValueError, "margins"),
         ({"dilation": 2}, ValueError, "margins"),
-        ({"width": 39}, ValueError, "margins"),
+        ({"width": 33}, ValueError, "margins"),
         ({"margins": (1, 1)}, ValueError, "rows are too short"),
         ({"weights": np.zeros(27, np.float32)}, ValueError, "weights"),
         ({"bias": np.zeros(4, np.float32)}, ValueError, "biases"),
         ({"planes": (0, 5, 1)}, ValueError, "planes beyond"),
         ({"planes": (-1, 4, 1)}, ValueError, "planes beyond"),
         ({"planes": (0, 4, 0)}, ValueError, "planes beyond"),
+        ({"planes": (1, 4, 2**63 - 1)}, ValueError, "planes beyond"),
+        ({"width": 2**63 - 1, "margins": (1, 1)}, ValueError, "less than a row"),
+        ({"margins": (2**62 + 1000, 0), "dilation": 2**62}, ValueError, "less than a row"),
+        ({"margins": (1, 2**63 - 1)}, ValueError, "less than a row"),
+        ({"margins": (2**63 - 1, 0)}, ValueError, "less than a row"),
         ({"taps": 5}, ValueError, "kernels"),
         ({"activation": 3}, ValueError, "activation"),
         ({"width": 0}, ValueError, "width"),

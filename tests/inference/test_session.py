@@ -166,12 +166,10 @@ def test_own_code_that_took_its_process_with_it_is_avoided(monkeypatch):
 
 def test_package_without_compiled_code_does_without(monkeypatch):
     monkeypatch.setattr(native_runner, "is_installed", lambda: False)
-    native_runner.pays_for.cache_clear()
     assert "native" not in available_devices()
     assert open_session(SMALL, "small", "auto", 1).execution.fallbacks == ()
     with pytest.raises(ProviderError, match="'native' was asked for"):
         open_session(SMALL, "small", "native", 1)
-    native_runner.pays_for.cache_clear()
 
 
 def test_replacement_on_the_cpu_keeps_the_reason():

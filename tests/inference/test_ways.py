@@ -65,6 +65,22 @@ def test_openvino_is_for_where_its_memory_is_allowed(tmp_path, volume):
     assert "OpenVINO may take" in less.fallbacks[-1]
 
 
+def allowing_bfloat16(card: ModelCard) -> ModelCard:
+    shorter = {"type": "bfloat16", "agreement": 0.9, "measured_on": "made noise"}
+    return ModelCard.model_validate(card.model_dump(mode="json") | {"shorter_types": [shorter]})
+
+
+def test_memory_is_looked_at_for_the_precision_that_runs(tmp_path, volume):
+    require_openvino()
+    content = mesh_net(DILATIONS)
+    card = allowing_bfloat16(card_of(tmp_path, content))
+    mem_gb = 1.1 * card.memory.full_gb
+    assert run(volume, content, card, mem_gb=mem_gb).execution.provider == "Native"
+    shorter = run(volume, content, card, mem_gb=mem_gb, precision="bfloat16").execution
+    assert shorter.provider == "CPUExecutionProvider"
+    assert any("OpenVINO may take" in reason for reason in shorter.fallbacks)
+
+
 @pytest.mark.parametrize("device", ["cpu", "openvino"])
 def test_precision_is_for_cards_that_name_it(tmp_path, volume, device):
     if device == "openvino":
@@ -74,9 +90,7 @@ def test_precision_is_for_cards_that_name_it(tmp_path, volume, device):
     plain = run(volume, content, card, device=device, precision="bfloat16")
     assert plain.execution.precision == "float32"
     assert "its card does not name bfloat16" in plain.execution.fallbacks
-    shorter = {"type": "bfloat16", "agreement": 0.9, "measured_on": "made noise"}
-    named = ModelCard.model_validate(card.model_dump(mode="json") | {"shorter_types": [shorter]})
-    found = run(volume, content, named, device=device, precision="bfloat16").execution
+    found = run(volume, content, allowing_bfloat16(card), device=device, precision="bfloat16").execution
     # Not every processor has it; what it computed in is never left open.
     assert found.precision == "bfloat16" or "float32 here, not bfloat16" in found.fallbacks[-1]
 

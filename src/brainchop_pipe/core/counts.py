@@ -32,7 +32,7 @@ def _count_bytes(flat: np.ndarray) -> np.ndarray:
     pairs = _count(flat[:even].view(np.uint16), 1 << 16).reshape(256, 256)
     total = pairs.sum(axis=0) + pairs.sum(axis=1) + _count(flat[even:], 256)
     used = np.flatnonzero(total)
-    return total[: 1 + used[-1]] if used.size else total[:1]
+    return np.asarray(total[: 1 + used[-1]] if used.size else total[:1])
 
 
 def _count(flat: np.ndarray, length: int) -> np.ndarray:

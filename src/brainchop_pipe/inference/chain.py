@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from onnx import TensorProto, helper
 
-from brainchop_pipe.inference.onnx_file import array_of, parse_model
+from brainchop_pipe.inference.onnx_file import array_of, check_model, parse_model
 
 Activation = Literal["linear", "relu", "elu"]
 
@@ -43,9 +43,14 @@ def layers_of(model: bytes) -> tuple[Layer, ...] | None:
     Raises
     ------
     ModelError
-        These bytes are no ONNX model.
+        These bytes are no ONNX model, or one that is not valid.
     """
-    graph = parse_model(model).graph
+    proto = parse_model(model)
+    graph = proto.graph
+    # Before the check, which takes long for large models.
+    if not {node.op_type for node in graph.node} <= {"Conv", *_ACTIVATIONS}:
+        return None
+    check_model(proto)
     if len(graph.input) != 1 or len(graph.output) != 1 or not _is_float32_volume(graph.input[0]):
         return None
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -71,18 +76,28 @@ def _is_float32_volume(value: Any) -> bool:
     return kind.elem_type == TensorProto.FLOAT and len(kind.shape.dim) == 5
 
 
+def _is_float32_here(tensor: Any) -> bool:
+    """Tell whether a constant is there, of this type, and not in another file."""
+    return (
+        tensor is not None
+        and tensor.data_type == TensorProto.FLOAT
+        and tensor.data_location == TensorProto.DEFAULT
+    )
+
+
 def _convolution(node: Any, constants: dict[str, Any]) -> Layer | None:
     tensors = [constants.get(name) for name in node.input[1:] if name]
-    if not 1 <= len(tensors) <= 2 or any(t is None or t.data_type != TensorProto.FLOAT for t in tensors):
+    if not 1 <= len(tensors) <= 2 or not all(map(_is_float32_here, tensors)):
         return None
     weights, *biases = [array_of(tensor) for tensor in tensors]
     settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if weights.ndim != 5 or weights.shape[2:] not in ((1, 1, 1), (3, 3, 3)):
+        return None
     dilations, edge = settings.get("dilations", [1, 1, 1]), weights.shape[-1]
     is_plain = (
-        weights.ndim == 5
-        and weights.shape[2:] in ((1, 1, 1), (3, 3, 3))
-        and len({*dilations}) == 1
-        and set(settings.get("strides", [1])) == {1}
+        list(settings.get("kernel_shape", [edge] * 3)) == [edge] * 3
+        and list(dilations) == [dilations[0]] * 3
+        and list(settings.get("strides", [1] * 3)) == [1] * 3
         and settings.get("group", 1) == 1
         and settings.get("auto_pad", b"NOTSET") == b"NOTSET"
         and list(settings.get("pads", [0] * 6)) == [edge // 2 * dilations[0]] * 6

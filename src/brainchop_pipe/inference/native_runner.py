@@ -35,6 +35,8 @@ _READ_AT_ONCE = 32
 _PARTS = 4
 
 _CACHED_MODELS = 8
+# No network of few channels is as large.
+_MOST_BYTES = 1 << 20
 
 
 class NativeRunner:
@@ -57,10 +59,11 @@ class NativeRunner:
 
     def __init__(self, model: bytes, threads: int) -> None:
         layers = layers_of(model)
-        if layers is None or _width(layers) > _MOST_CHANNELS:
+        if layers is None or _width(layers) > _MOST_CHANNELS or _classes(layers) > _FEW_CLASSES:
             raise ModelError(
                 "the network is no chain of 3 x 3 x 3 and 1 x 1 x 1 convolutions of up to "
-                f"{_MOST_CHANNELS} channels, each with ReLU, ELU or nothing behind it; choose another device"
+                f"{_MOST_CHANNELS} channels and {_FEW_CLASSES} classes, each with ReLU, ELU or nothing "
+                "behind it; choose another device"
             )
         self._layers = [_Packed(layer) for layer in layers]
         self._threads = threads
@@ -76,7 +79,7 @@ class NativeRunner:
         margin = max(layer.margin for layer in self._layers)
         row = margin + -(-width // _READ_AT_ONCE) * _READ_AT_ONCE + margin
         widest = max(layer.inputs for layer in self._layers)
-        # What is never written is never there in memory; margins stay 0.
+        # Margins are never written, and stay 0.
         seen, made = (np.zeros((widest, depth, height, row), np.float32) for _ in range(2))
         seen[:channels, ..., margin : margin + width] = batch[0]
         *inner, last = self._layers
@@ -139,11 +142,13 @@ def _instructions() -> tuple[str, ...]:
     return () if _convolution is None else _convolution.instructions()
 
 
-@lru_cache(_CACHED_MODELS)
 def pays_for(model: bytes) -> bool:
     """Tell whether a network runs sooner here than with a library: chains of few channels."""
-    if not is_installed():
-        return False
+    return len(model) < _MOST_BYTES and is_installed() and _is_small_chain(model)
+
+
+@lru_cache(_CACHED_MODELS)
+def _is_small_chain(model: bytes) -> bool:
     try:
         layers = layers_of(model)
     except ModelError:
@@ -151,7 +156,7 @@ def pays_for(model: bytes) -> bool:
     return (
         layers is not None
         and _width(layers) <= _FEW_CHANNELS
-        and len(layers[-1].weights) <= _FEW_CLASSES
+        and _classes(layers) <= _FEW_CLASSES
         and any(layer.weights.shape[-1] > 1 for layer in layers)
     )
 
@@ -160,11 +165,15 @@ def _width(layers: tuple[Layer, ...]) -> int:
     return max(int(layer.weights.shape[1]) for layer in layers)
 
 
+def _classes(layers: tuple[Layer, ...]) -> int:
+    return len(layers[-1].weights)
+
+
 def _parts(depth: int, dilation: int, threads: int) -> Iterator[tuple[int, int, int]]:
     """Share planes out: first, behind the last, and step, for planes that see the same ones."""
-    parts = _PARTS * threads
+    parts, dilation = _PARTS * threads, min(dilation, depth)
     if dilation >= parts:
-        yield from ((first, depth, dilation) for first in range(min(dilation, depth)))
+        yield from ((first, depth, dilation) for first in range(dilation))
         return
     edges = [depth * part // parts for part in range(parts + 1)]
     for begin, end in pairwise(edges):

@@ -58,6 +58,11 @@ def label_dtype(card: ModelCard) -> type[np.unsignedinteger]:
     return np.uint8 if len(card.output.labels) <= 256 else np.uint16
 
 
+def allowed_precision(card: ModelCard, precision: Precision) -> Precision:
+    """Give the precision that is asked for where a card names it, else float32."""
+    return precision if card.allows(precision) else "float32"
+
+
 class Network:
     """A model that is ready to run on a device.
 
@@ -88,7 +93,7 @@ class Network:
         self._threads = threads
         # Planes of slices are averaged by their probabilities.
         self.with_probabilities = with_probabilities or isinstance(card.input.run, Slices)
-        allowed = precision if card.allows(precision) else "float32"
+        allowed = allowed_precision(card, precision)
         self._not_allowed = () if allowed == precision else (f"its card does not name {precision}",)
         first = first_choice(device, model, allowed)
         parts = self._reduced_to_labels(model, first)

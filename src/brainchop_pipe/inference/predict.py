@@ -9,7 +9,7 @@ from brainchop_pipe.core.resample import Box
 from brainchop_pipe.errors import ModelError
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.filters import filter_labels
-from brainchop_pipe.inference.network import Network
+from brainchop_pipe.inference.network import Network, allowed_precision
 from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.session import Device, Execution, first_choice
 from brainchop_pipe.inference.view import View
@@ -106,7 +106,9 @@ def predict(
     UsageError
         The network does not fit into `mem_gb`.
     """
-    fitting, reason = _fitting_device(model, card, view, device, mem_gb)
+    fitting, reason = _fitting_device(
+        first_choice(device, model, allowed_precision(card, precision)), card, view, device, mem_gb
+    )
     network = Network(model, card, fitting, threads, precision, with_probabilities=with_probabilities)
     scores, seen = run_way(network, view.channels, view.grid, view.box, mem_gb)
     first = (s.start + c for s, c in zip(seen.box, scores.corner, strict=True))
@@ -124,10 +126,10 @@ def predict(
 
 
 def _fitting_device(
-    model: bytes, card: ModelCard, view: View, device: Device, mem_gb: float | None
+    first: Device, card: ModelCard, view: View, device: Device, mem_gb: float | None
 ) -> tuple[Device, tuple[str, ...]]:
     """Choose onnxruntime where the memory is not enough for OpenVINO in one piece, and say so."""
-    if device != "auto" or mem_gb is None or first_choice(device, model) != "openvino":
+    if device != "auto" or mem_gb is None or first != "openvino":
         return device, ()
     need = OPENVINO_MEMORY * need_gb(card, float(np.prod(view.channels.shape[1:])))
     if need <= mem_gb:

@@ -127,7 +127,7 @@ def open_session(
     ProviderError
         The device is not installed, or cannot run this model.
     ModelError
-        onnxruntime does not take the file.
+        The file is no model that can run.
     """
     key = (digest, device, threads, precision)
     if key not in _sessions:
@@ -246,7 +246,8 @@ def _create_strict(model: bytes, device: Device, threads: int, precision: Precis
     if device not in available:
         raise ProviderError(
             f"device {device!r} was asked for, but only {', '.join(available)} are installed; install "
-            "brainchop-pipe[openvino], or the onnxruntime wheel for the device, or use --device auto"
+            "brainchop-pipe[openvino], or the onnxruntime wheel for the device, or for native brainchop-pipe "
+            "anew where there is a C compiler; or use --device auto"
         )
     fallbacks: tuple[str, ...] = ()
     try:

@@ -86,11 +86,11 @@ static int find_instructions(struct instructions found[MOST_INSTRUCTIONS]) {
   int count = 0;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f")) found[count++] = (struct instructions){"AVX-512", 32, &avx512_rows};
+  if (__builtin_cpu_supports("avx512f")) found[count++] = (struct instructions){"AVX-512", avx512_across, &avx512_rows};
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    found[count++] = (struct instructions){"AVX2", 16, &avx2_rows};
+    found[count++] = (struct instructions){"AVX2", avx2_across, &avx2_rows};
 #elif defined(__aarch64__)
-  found[count++] = (struct instructions){"NEON", 16, &neon_rows};
+  found[count++] = (struct instructions){"NEON", neon_across, &neon_rows};
 #endif
   return count;
 }
@@ -181,12 +181,15 @@ static int get_floats(PyObject *object, Py_buffer *buffer, int which) {
 /* Says why rows would be read or written beyond their arrays; NULL where they are not. */
 static const char *what_is_wrong(const struct task *task, const Py_buffer arrays[ARRAYS], ptrdiff_t across) {
   const Py_ssize_t *in = arrays[SOURCE].shape, *out = arrays[TARGET].shape;
-  const ptrdiff_t reach = task->taps / 2 * task->dilation;
-  const ptrdiff_t read = (task->width + across - 1) / across * across;
   if (task->taps != 1 && task->taps != 3) return "kernels of 1 or 3 voxels are needed";
   if (task->dilation < 1 || task->width < 1) return "dilation and width must be positive";
   if (task->activation < LINEAR || task->activation > ELU) return "unknown activation";
   if (in[0] < 1 || in[0] > MOST_CHANNELS || out[0] < 1) return "1 to 64 channels are needed";
+  /* Before they are added up. */
+  if (task->dilation > in[3] || task->width > in[3] || task->margins[0] > in[3] || task->margins[1] > out[3])
+    return "margins, width and dilation must be less than a row";
+  const ptrdiff_t reach = task->taps / 2 * task->dilation;
+  const ptrdiff_t read = (task->width + across - 1) / across * across;
   if (in[1] != out[1] || in[2] != out[2]) return "the planes differ in number or height";
   if (task->margins[0] < reach || task->margins[0] + read + reach > in[3])
     return "the source's margins are too small";
@@ -194,7 +197,7 @@ static const char *what_is_wrong(const struct task *task, const Py_buffer arrays
   if (arrays[WEIGHTS].shape[0] != task->taps * task->taps * task->taps * in[0] * out[0])
     return "weights of another number";
   if (arrays[BIAS].shape[0] != out[0]) return "biases of another number";
-  if (task->begin < 0 || task->step < 1 || task->end > out[1]) return "planes beyond the volume";
+  if (task->begin < 0 || task->step < 1 || task->step > out[1] || task->end > out[1]) return "planes beyond the volume";
   return NULL;
 }
 

@@ -2,7 +2,10 @@
  * register), ACROSS (registers along a row that are summed up at a time) and NAME(x) defined. */
 
 typedef float NAME(vector) __attribute__((vector_size(VECTOR * 4), aligned(4), may_alias));
-typedef int32_t NAME(mask) __attribute__((vector_size(VECTOR * 4), aligned(4), may_alias));
+typedef uint32_t NAME(mask) __attribute__((vector_size(VECTOR * 4), aligned(4), may_alias));
+
+/* Voxels of a row that are read at a time. */
+enum { NAME(across) = ACROSS * VECTOR };
 
 /* One number in all places. Less nothing it is itself, also where it is -0: no instruction is made of that. */
 INLINE NAME(vector) NAME(all)(float value) { return value - (NAME(vector)){0}; }
@@ -10,7 +13,7 @@ INLINE NAME(vector) NAME(all)(float value) { return value - (NAME(vector)){0}; }
 /* exp(x) - 1 for x <= 0, to within 1e-7: 2^n exp(r), and the polynomial of Cephes' expf for exp(r). */
 INLINE NAME(vector) NAME(less_one)(NAME(vector) x) {
   const float to_integer = 12582912.0f; /* 1.5 * 2^23: what is added to it is rounded to a whole number. */
-  NAME(mask) is_low = x < -87.0f;
+  NAME(mask) is_low = (NAME(mask))(x < -87.0f);
   x = (NAME(vector))((~is_low & (NAME(mask))x) | (is_low & (NAME(mask))NAME(all)(-87.0f)));
   NAME(vector) shifted = x * 1.44269504f + to_integer;
   NAME(vector) n = shifted - to_integer;
@@ -24,7 +27,7 @@ INLINE NAME(vector) NAME(less_one)(NAME(vector) x) {
 INLINE NAME(vector) NAME(activated)(NAME(vector) x, enum activation kind) {
   if (kind == LINEAR) return x;
   /* NaN is not below zero, and stays. */
-  NAME(mask) is_below = x < 0.0f;
+  NAME(mask) is_below = (NAME(mask))(x < 0.0f);
   NAME(mask) kept = ~is_below & (NAME(mask))x;
   if (kind == RELU) return (NAME(vector))kept;
   return (NAME(vector))(kept | (is_below & (NAME(mask))NAME(less_one)(x)));
