@@ -1,12 +1,16 @@
 """One network, several ways: what they must agree on."""
 
+import weakref
+
 import numpy as np
 import pytest
 
 from brainchop_pipe.core.grid import Volume, grid_around
+from brainchop_pipe.core.tiles import plan_tiles
 from brainchop_pipe.errors import ModelError, UsageError
 from brainchop_pipe.inference.card import ModelCard
-from brainchop_pipe.inference.ways import least_gb, need_gb
+from brainchop_pipe.inference.network import Scores
+from brainchop_pipe.inference.ways import _run_tiles, least_gb, need_gb
 from conftest import require_openvino
 from made_cards import card_of, run, smooth_noise
 from networks import mesh_net, unet
@@ -219,3 +223,25 @@ def test_labels_that_the_card_does_not_have_are_refused(tmp_path, volume):
     card = card_of(tmp_path, content, labels=2, output={"values": "labels"})
     with pytest.raises(ModelError, match="gave labels from 0 to 2; its card has 2 classes"):
         run(volume, content, card)
+
+
+def test_what_a_tile_gave_is_given_up_before_the_next_one():
+    class Remembering:
+        """Its outputs lie in memory that it needs again."""
+
+        last = staticmethod(lambda: None)
+        runs = 0
+
+        def run(self, channels):
+            assert self.last() is None
+            self.runs += 1
+            labels = np.full(channels.shape[1:], self.runs, np.uint8)
+            self.last = weakref.ref(labels)
+            return Scores(labels, np.ones(labels.shape, np.float32))
+
+    network = Remembering()
+    channels = np.zeros((1, 30, 20, 20), np.float32)
+    tiles = plan_tiles(channels.shape[1:], 2, 15 * 20 * 20)
+    whole = _run_tiles(network, channels, tiles)
+    assert network.runs == len(tiles) > 2
+    assert set(np.unique(whole.labels)) == set(range(1, len(tiles) + 1))

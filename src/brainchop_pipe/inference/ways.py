@@ -121,6 +121,8 @@ def _run_tiles(network: Network, channels: np.ndarray, tiles: tuple[Tile, ...]) 
     scores = network.run(channels[(slice(None), *first.seen)])
     whole = _empty_like(scores, channels.shape[1:])
     _put(whole, first, scores)
+    # They lie in onnxruntime's memory, which the next tile could not have else.
+    del scores
     for tile in others:
         _put(whole, tile, network.run(channels[(slice(None), *tile.seen)]))
     return whole
