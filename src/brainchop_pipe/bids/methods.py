@@ -141,7 +141,7 @@ def _where(records: tuple[ProvenanceRecord, ...]) -> str:
 
 
 def _library(provider: str, versions: Mapping[str, str]) -> str:
-    """Name what a provider is of, with its version."""
+    """Name the library that a provider is of, with its version; this package, named elsewhere, without."""
     if provider == native_runner.PROVIDER:
         return "brainchop_pipe"
     is_openvino = provider == openvino_runner.PROVIDER

@@ -9,7 +9,7 @@ from brainchop_pipe.core.resample import Box
 from brainchop_pipe.errors import ModelError
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.filters import filter_labels
-from brainchop_pipe.inference.network import Network, allowed_precision
+from brainchop_pipe.inference.network import Network, Scores, allowed_precision
 from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.session import Device, Execution, first_choice
 from brainchop_pipe.inference.view import View
@@ -106,30 +106,36 @@ def predict(
     UsageError
         The network does not fit into `mem_gb`.
     """
-    fitting, reason = _fitting_device(
-        first_choice(device, model, allowed_precision(card, precision)), card, view, device, mem_gb
-    )
+    fitting, reason = _fitting_device(model, card, view, device, precision, mem_gb)
     network = Network(model, card, fitting, threads, precision, with_probabilities=with_probabilities)
     scores, seen = run_way(network, view.channels, view.grid, view.box, mem_gb)
-    first = (s.start + c for s, c in zip(seen.box, scores.corner, strict=True))
-    i, j, k = (slice(f, f + n) for f, n in zip(first, scores.labels.shape, strict=True))
+    box = _box_of(scores, seen)
     labels = np.zeros(view.grid.shape, scores.labels.dtype)
-    labels[i, j, k] = scores.labels
+    labels[box] = scores.labels
     return Prediction(
         Volume(labels, view.grid),
         scores.confidence,
         scores.probabilities if with_probabilities else None,
-        (i, j, k),
+        box,
         seen,
         replace(network.execution, requested=device, fallbacks=(*network.execution.fallbacks, *reason)),
     )
 
 
+def _box_of(scores: Scores, seen: FieldOfView) -> Box:
+    """Give the part of the grid that a network answered for: what it saw, or a box within."""
+    first = (s.start + c for s, c in zip(seen.box, scores.corner, strict=True))
+    i, j, k = (slice(f, f + n) for f, n in zip(first, scores.labels.shape, strict=True))
+    return i, j, k
+
+
 def _fitting_device(
-    first: Device, card: ModelCard, view: View, device: Device, mem_gb: float | None
+    model: bytes, card: ModelCard, view: View, device: Device, precision: Precision, mem_gb: float | None
 ) -> tuple[Device, tuple[str, ...]]:
     """Choose onnxruntime where the memory is not enough for OpenVINO in one piece, and say so."""
-    if device != "auto" or mem_gb is None or first != "openvino":
+    if device != "auto" or mem_gb is None:
+        return device, ()
+    if first_choice(device, model, allowed_precision(card, precision)) != "openvino":
         return device, ()
     need = OPENVINO_MEMORY * need_gb(card, float(np.prod(view.channels.shape[1:])))
     if need <= mem_gb:
