@@ -1,16 +1,20 @@
 """Made networks in the shapes that people publish."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from brainchop_pipe.zoo.convert import onnx_from_layers
+from brainchop_pipe.zoo.meshnet import Activation, Convolution
+
 
 class Graph:
     """Collects nodes and weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, opset: int = 17) -> None:
+        self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
 
@@ -33,7 +37,7 @@ class Graph:
             [helper.make_tensor_value_info("scores", TensorProto.FLOAT, shape_out)],
             self.tensors,
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
         onnx.checker.check_model(model, full_check=True)
         return bytes(model.SerializeToString(deterministic=True))
 
@@ -67,6 +71,39 @@ def mesh_net(
         value, into = graph.add(activation, [value], f"active{layer}"), channels
     graph.conv(value, "scores", random.normal(0, 1, (classes, into, 1, 1, 1)))
     return graph.model([1, 1, "D", "H", "W"], [1, classes, "D", "H", "W"])
+
+
+def normed_mesh_net(
+    dilations: Sequence[int], channels: int = 4, norm: str = "InstanceNormalization", seed: int = 0
+) -> bytes:
+    """A chain as `mesh_net` makes, with an instance norm and a GELU behind each convolution but the last.
+
+    `norm` is "InstanceNormalization", or "measured" for the nodes that the converter writes.
+    """
+    if norm == "measured":
+        return onnx_from_layers(list(_normed_layers(dilations, channels, seed)))
+    random = np.random.default_rng(seed)
+    graph, value, into = Graph(20), "image", 1
+    scale, shift = (graph.weight(n, random.normal(m, 0.2, channels)) for n, m in (("scale", 1), ("shift", 0)))
+    for layer, d in enumerate(dilations):
+        kernel = random.normal(0, (into * 27) ** -0.5, (channels, into, 3, 3, 3))
+        value = graph.conv(value, f"conv{layer}", kernel, dilations=[d] * 3, pads=[d] * 6)
+        value = graph.add(norm, [value, scale, shift], f"normed{layer}", epsilon=1e-4)
+        value, into = graph.add("Gelu", [value], f"active{layer}"), channels
+    graph.conv(value, "scores", random.normal(0, 1, (3, into, 1, 1, 1)))
+    return graph.model([1, 1, "D", "H", "W"], [1, 3, "D", "H", "W"])
+
+
+def _normed_layers(dilations: Sequence[int], channels: int, seed: int) -> Iterator[Convolution | Activation]:
+    random = np.random.default_rng(seed)
+    into = 1
+    for layer, d in enumerate(dilations):
+        kernel = random.normal(0, (into * 27) ** -0.5, (channels, into, 3, 3, 3)).astype(np.float32)
+        yield Convolution(f"conv{layer}", kernel, None, (d, d, d), has_instance_norm=True)
+        yield Activation(f"active{layer}", "gelu")
+        into = channels
+    last = random.normal(0, 1, (3, into, 1, 1, 1)).astype(np.float32)
+    yield Convolution("last", last, np.ones(3, np.float32), (1, 1, 1))
 
 
 def unet(axes: int, sizes: Sequence[object], threshold: float = 0.5, batch: object = 1) -> bytes:

@@ -6,7 +6,7 @@ from onnx import helper
 from brainchop_pipe.errors import ModelError
 from brainchop_pipe.inference.chain import layers_of
 from conftest import linear_model
-from networks import identity_channels_last, mesh_net, unet
+from networks import identity_channels_last, mesh_net, normed_mesh_net, unet
 
 
 def test_mesh_net_is_read_layer_by_layer():
@@ -25,6 +25,35 @@ def test_biases_are_read():
     (layer,) = layers_of(linear_model([1, 2], [3, 4]))
     assert layer.bias.tolist() == [3, 4]
     assert layer.weights.ravel().tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("InstanceNormalization", 1e-4), ("measured", 1e-5)])
+def test_norms_are_read(norm, epsilon):
+    first, second, last = layers_of(normed_mesh_net((1, 2), channels=5, norm=norm))
+    for layer in (first, second):
+        assert layer.activation == "gelu"
+        assert layer.norm.epsilon == pytest.approx(epsilon)
+        assert layer.norm.scale.shape == layer.norm.shift.shape == (5,)
+    assert (last.norm, last.activation) == (None, "linear")
+
+
+@pytest.mark.parametrize(
+    ("number", "change"),
+    [
+        (0, lambda node: node.input.__setitem__(0, "conv1_gn/out")),
+        (1, lambda node: set_attribute(node, "keepdims", 1)),
+        (2, lambda node: node.input.__setitem__(1, "all_but_channel")),
+        (3, lambda node: set_attribute(node, "start", 3)),
+        (7, lambda node: node.input.__setitem__(1, "conv0/power")),
+        (8, lambda node: node.input.reverse()),
+        (9, lambda node: set_attribute(node, "training_mode", 1)),
+    ],
+)
+def test_other_norms_are_no_chain(number, change):
+    model = onnx.load_from_string(normed_mesh_net((1,), norm="measured"))
+    assert layers_of(model.SerializeToString()) is not None
+    change(model.graph.node[1 + number])
+    assert not is_chain(model.SerializeToString())
 
 
 @pytest.mark.parametrize("content", [unet(3, ["D", "H", "W"]), unet(2, ["H", "W"]), identity_channels_last()])

@@ -138,28 +138,28 @@ def test_no_provider_at_all_is_an_error(monkeypatch):
         open_session(MODEL, "a", "auto", 1)
 
 
-SMALL = mesh_net((1, 2), channels=5)
-WIDE = mesh_net((1, 2), channels=20)
+CHAIN = mesh_net((1, 2), channels=5)
+OTHER = mesh_net((1, 2), activation="Tanh")
 
 
 def test_own_code_runs_the_networks_that_it_pays_for():
     assert "native" in available_devices()
-    execution = open_session(SMALL, "small", "auto", 1).execution
+    execution = open_session(CHAIN, "chain", "auto", 1).execution
     assert (execution.provider, execution.fallbacks) == ("Native", ())
-    assert open_session(WIDE, "wide", "auto", 1).execution.provider != "Native"
-    assert first_choice("auto", SMALL) == "native"
-    assert first_choice("auto", SMALL, "bfloat16") == first_choice("auto", WIDE) == first_choice("auto")
+    assert open_session(OTHER, "other", "auto", 1).execution.provider != "Native"
+    assert first_choice("auto", CHAIN) == "native"
+    assert first_choice("auto", CHAIN, "bfloat16") == first_choice("auto", OTHER) == first_choice("auto")
 
 
 def test_own_code_can_be_asked_for_by_name():
-    assert open_session(WIDE, "wide", "native", 1).execution.provider == "Native"
+    assert open_session(CHAIN, "chain", "native", 1).execution.provider == "Native"
     with pytest.raises(ProviderError, match=r"Native cannot run .* choose another device"):
         open_session(unet(3, ["D", "H", "W"]), "u-net", "native", 1)
 
 
 def test_own_code_that_took_its_process_with_it_is_avoided(monkeypatch):
     monkeypatch.setenv("BRAINCHOP_AVOID_DEVICES", "native")
-    execution = open_session(SMALL, "small", "auto", 1).execution
+    execution = open_session(CHAIN, "chain", "auto", 1).execution
     assert execution.provider == ("OpenVINO" if openvino_runner.is_installed() else "CPUExecutionProvider")
     assert execution.fallbacks == ("a process ended by itself while it ran a network on native",)
 
@@ -167,9 +167,9 @@ def test_own_code_that_took_its_process_with_it_is_avoided(monkeypatch):
 def test_package_without_compiled_code_does_without(monkeypatch):
     monkeypatch.setattr(native_runner, "is_installed", lambda: False)
     assert "native" not in available_devices()
-    assert open_session(SMALL, "small", "auto", 1).execution.fallbacks == ()
+    assert open_session(CHAIN, "chain", "auto", 1).execution.fallbacks == ()
     with pytest.raises(ProviderError, match="'native' was asked for"):
-        open_session(SMALL, "small", "native", 1)
+        open_session(CHAIN, "chain", "native", 1)
 
 
 def test_replacement_on_the_cpu_keeps_the_reason():

@@ -41,17 +41,21 @@ def test_tiles_with_a_halo_give_what_the_full_volume_gives(tmp_path, volume, cla
 
 @pytest.mark.parametrize("with_probabilities", [True, False])
 @pytest.mark.parametrize("classes", [3, 12])
-def test_openvino_gives_what_onnxruntime_gives(tmp_path, volume, classes, with_probabilities, monkeypatch):
-    require_openvino()
+@pytest.mark.parametrize(("device", "provider"), [("openvino", "OpenVINO"), ("native", "Native")])
+def test_others_give_what_onnxruntime_gives(
+    tmp_path, volume, device, provider, classes, with_probabilities, monkeypatch
+):
+    if device == "openvino":
+        require_openvino()
     # Several slabs of the last layer, and one that is thinner.
     monkeypatch.setattr("brainchop_pipe.inference.network._SLAB_LOGITS", classes * 44 * 48 * 7)
     content = mesh_net(DILATIONS, classes)
     card = card_of(tmp_path, content, labels=classes)
     cpu, fast = (
         run(volume, content, card, device=device, with_probabilities=with_probabilities)
-        for device in ("cpu", "openvino")
+        for device in ("cpu", device)
     )
-    assert fast.execution.provider == "OpenVINO"
+    assert fast.execution.provider == provider
     assert (fast.labels.voxels == cpu.labels.voxels).mean() > 0.9999
     np.testing.assert_allclose(fast.confidence, cpu.confidence, atol=1e-4)
     if with_probabilities:
@@ -60,7 +64,7 @@ def test_openvino_gives_what_onnxruntime_gives(tmp_path, volume, classes, with_p
 
 def test_openvino_is_for_where_its_memory_is_allowed(tmp_path, volume):
     require_openvino()
-    content = mesh_net(DILATIONS, channels=16)
+    content = mesh_net(DILATIONS, activation="Tanh")
     card = card_of(tmp_path, content)
     enough = run(volume, content, card, mem_gb=100).execution
     less = run(volume, content, card, mem_gb=1.1 * card.memory.full_gb).execution

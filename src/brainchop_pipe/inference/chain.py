@@ -1,5 +1,6 @@
 """ONNX networks that are a chain of dilated convolutions, MeshNets above all, as a list of layers."""
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -8,9 +9,40 @@ from onnx import TensorProto, helper
 
 from brainchop_pipe.inference.onnx_file import array_of, check_model, parse_model
 
-Activation = Literal["linear", "relu", "elu"]
+Activation = Literal["linear", "relu", "elu", "gelu"]
 
-_ACTIVATIONS: dict[str, Activation] = {"Relu": "relu", "Elu": "elu"}
+_ACTIVATIONS: dict[str, Activation] = {"Relu": "relu", "Elu": "elu", "Gelu": "gelu"}
+
+# An instance norm in the nodes that `zoo.convert` writes for it.
+_MEASURED = (
+    "ReduceMean",
+    "ReduceMean",
+    "ReduceSumSquare",
+    "Shape",
+    "Cast",
+    "Div",
+    "ReduceMean",
+    "Mul",
+    "Sub",
+    "BatchNormalization",
+)
+
+_OPERATORS = {"Conv", "InstanceNormalization", *_MEASURED, *_ACTIVATIONS}
+
+
+class Norm(NamedTuple):
+    """An instance norm: each channel to mean 0 and variance 1 over the volume, then scaled and shifted.
+
+    Parameters
+    ----------
+    scale, shift : float32, shape (channels,)
+    epsilon : float
+        Added to the variance.
+    """
+
+    scale: np.ndarray
+    shift: np.ndarray
+    epsilon: float
 
 
 class Layer(NamedTuple):
@@ -23,13 +55,16 @@ class Layer(NamedTuple):
     bias : float32, shape (outputs,)
     dilation : int
         Of all three axes; what lies beyond the volume counts as 0.
-    activation : {"linear", "relu", "elu"}
+    norm : Norm or None
+        Before the activation.
+    activation : {"linear", "relu", "elu", "gelu"}
     """
 
     weights: np.ndarray
     bias: np.ndarray
     dilation: int
-    activation: Activation
+    norm: Norm | None = None
+    activation: Activation = "linear"
 
 
 def layers_of(model: bytes) -> tuple[Layer, ...] | None:
@@ -48,27 +83,37 @@ def layers_of(model: bytes) -> tuple[Layer, ...] | None:
     proto = parse_model(model)
     graph = proto.graph
     # Before the check, which takes long for large models.
-    if not {node.op_type for node in graph.node} <= {"Conv", *_ACTIVATIONS}:
+    if not {node.op_type for node in graph.node} <= _OPERATORS:
         return None
     check_model(proto)
     if len(graph.input) != 1 or len(graph.output) != 1 or not _is_float32_volume(graph.input[0]):
         return None
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    if any(node.domain not in ("", "ai.onnx") or list(node.output[1:]) for node in graph.node):
+        return None
+    layers = _chain(list(graph.node), graph.input[0].name, graph.output[0].name, _constants(graph))
+    return layers if layers and _fit_each_other(layers) else None
+
+
+def _chain(
+    nodes: list[Any], name: str, output: str, constants: Mapping[str, np.ndarray]
+) -> tuple[Layer, ...] | None:
+    """Take nodes from the front, as many as a layer has, until none is left."""
     layers: list[Layer] = []
-    name = graph.input[0].name
-    for node in graph.node:
-        if node.domain not in ("", "ai.onnx") or list(node.output[1:]) or node.input[:1] != [name]:
+    while nodes:
+        if nodes[0].op_type != "Conv" or nodes[0].input[0] != name:
             return None
-        if node.op_type == "Conv":
-            layer = _convolution(node, constants)
-        else:
-            layer = _activated(layers, node)
-            del layers[-1:]
+        layer = _convolution(nodes[0], constants)
         if layer is None:
             return None
-        layers.append(layer)
-        name = node.output[0]
-    return tuple(layers) if name == graph.output[0].name and _fit_each_other(layers) else None
+        name, nodes = nodes[0].output[0], nodes[1:]
+        norm, taken = _norm(nodes, name, constants)
+        if norm is not None:
+            name, nodes = nodes[taken - 1].output[0], nodes[taken:]
+        activation = _activation(nodes[0], name) if nodes else None
+        if activation is not None:
+            name, nodes = nodes[0].output[0], nodes[1:]
+        layers.append(layer._replace(norm=norm, activation=activation or "linear"))
+    return tuple(layers) if name == output else None
 
 
 def _is_float32_volume(value: Any) -> bool:
@@ -76,24 +121,33 @@ def _is_float32_volume(value: Any) -> bool:
     return kind.elem_type == TensorProto.FLOAT and len(kind.shape.dim) == 5
 
 
-def _is_float32_here(tensor: Any) -> bool:
-    """Tell whether a constant is there, of this type, and not in another file."""
-    return (
-        tensor is not None
-        and tensor.data_type == TensorProto.FLOAT
-        and tensor.data_location == TensorProto.DEFAULT
-    )
+def _constants(graph: Any) -> dict[str, np.ndarray]:
+    """Read the constants that are in the file itself."""
+    return {
+        tensor.name: array_of(tensor)
+        for tensor in graph.initializer
+        if tensor.data_location == TensorProto.DEFAULT
+    }
 
 
-def _convolution(node: Any, constants: dict[str, Any]) -> Layer | None:
-    tensors = [constants.get(name) for name in node.input[1:] if name]
-    if not 1 <= len(tensors) <= 2 or not all(map(_is_float32_here, tensors)):
+def _settings(node: Any) -> dict[str, Any]:
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _numbers(names: Sequence[str], constants: Mapping[str, np.ndarray], ndim: int) -> list[np.ndarray] | None:
+    """Give constants of so many dimensions and type float32; None where one is something else."""
+    arrays = [constants.get(name) for name in names]
+    found = [a for a in arrays if a is not None and a.dtype == np.float32 and a.ndim == ndim]
+    return found if len(found) == len(arrays) else None
+
+
+def _convolution(node: Any, constants: Mapping[str, np.ndarray]) -> Layer | None:
+    weights = _numbers(node.input[1:2], constants, 5)
+    biases = _numbers([name for name in node.input[2:] if name], constants, 1)
+    if weights is None or biases is None or weights[0].shape[2:] not in ((1, 1, 1), (3, 3, 3)):
         return None
-    weights, *biases = [array_of(tensor) for tensor in tensors]
-    settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if weights.ndim != 5 or weights.shape[2:] not in ((1, 1, 1), (3, 3, 3)):
-        return None
-    dilations, edge = settings.get("dilations", [1, 1, 1]), weights.shape[-1]
+    settings, edge = _settings(node), weights[0].shape[-1]
+    dilations = settings.get("dilations", [1, 1, 1])
     is_plain = (
         list(settings.get("kernel_shape", [edge] * 3)) == [edge] * 3
         and list(dilations) == [dilations[0]] * 3
@@ -104,20 +158,68 @@ def _convolution(node: Any, constants: dict[str, Any]) -> Layer | None:
     )
     if not is_plain:
         return None
-    bias = biases[0] if biases else np.zeros(len(weights), np.float32)
-    return Layer(weights, bias, dilations[0], "linear")
+    bias = biases[0] if biases else np.zeros(len(weights[0]), np.float32)
+    # Of one tap it says nothing.
+    return Layer(weights[0], bias, dilations[0] if edge > 1 else 1)
 
 
-def _activated(layers: list[Layer], node: Any) -> Layer | None:
-    """Give the last layer with what a node does to its output."""
+def _activation(node: Any, name: str) -> Activation | None:
     kind = _ACTIVATIONS.get(node.op_type)
-    alpha = next((a.f for a in node.attribute if a.name == "alpha"), 1.0)
-    if kind is None or alpha != 1.0 or not layers or layers[-1].activation != "linear":
-        return None
-    return layers[-1]._replace(activation=kind)
+    settings = _settings(node)
+    is_plain = settings.get("alpha", 1.0) == 1.0 and settings.get("approximate", b"none") == b"none"
+    return kind if list(node.input) == [name] and is_plain else None
 
 
-def _fit_each_other(layers: list[Layer]) -> bool:
-    return bool(layers) and all(
-        len(before.weights) == after.weights.shape[1] for before, after in pairwise(layers)
+def _norm(nodes: list[Any], name: str, constants: Mapping[str, np.ndarray]) -> tuple[Norm | None, int]:
+    """Read the norm with which nodes begin, and how many they are for it."""
+    if nodes and nodes[0].op_type == "InstanceNormalization" and nodes[0].input[0] == name:
+        return _norm_of(nodes[0], constants), 1
+    count = len(_MEASURED)
+    if tuple(node.op_type for node in nodes[:count]) == _MEASURED and _measures(
+        nodes[:count], name, constants
+    ):
+        return _norm_of(nodes[count - 1], constants), count
+    return None, 0
+
+
+def _norm_of(node: Any, constants: Mapping[str, np.ndarray]) -> Norm | None:
+    numbers = _numbers(node.input[1:3], constants, 1)
+    return None if numbers is None else Norm(*numbers, _settings(node).get("epsilon", 1e-5))
+
+
+def _measures(nodes: list[Any], source: str, constants: Mapping[str, np.ndarray]) -> bool:
+    """Tell whether the last node's mean and variance are those of its own input, channel by channel."""
+    row_mean, mean, squares, shape, length, row_power, power, mean_squared, variance = (
+        node.output[0] for node in nodes[:-1]
+    )
+    scale, shift = nodes[-1].input[1:3]
+    rows, rest = [4], [0, 2, 3, 4]
+    wanted: list[tuple[list[Any], dict[str, Any]]] = [
+        ([source, rows], {}),
+        ([row_mean, rest], {"keepdims": 0}),
+        ([source, rows], {}),
+        ([source], {"start": 4, "end": 5}),
+        ([shape], {"to": TensorProto.FLOAT}),
+        ([squares, length], {}),
+        ([row_power, rest], {"keepdims": 0}),
+        ([mean, mean], {}),
+        ([power, mean_squared], {}),
+        ([source, scale, shift, mean, variance], {}),
+    ]
+    return all(
+        [_value(name, constants) if name not in (scale, shift) else name for name in node.input] == inputs
+        and {k: v for k, v in _settings(node).items() if k != "epsilon"} == settings
+        for node, (inputs, settings) in zip(nodes, wanted, strict=True)
+    )
+
+
+def _value(name: str, constants: Mapping[str, np.ndarray]) -> Any:
+    """Give what a constant holds, and of all else the name."""
+    return constants[name].tolist() if name in constants else name
+
+
+def _fit_each_other(layers: Sequence[Layer]) -> bool:
+    return all(len(before.weights) == after.weights.shape[1] for before, after in pairwise(layers)) and all(
+        layer.norm is None or len(layer.norm.scale) == len(layer.norm.shift) == len(layer.weights)
+        for layer in layers
     )

@@ -24,9 +24,13 @@ logger = logging.getLogger(__name__)
 
 # OpenVINO holds all logits at once, and what the arg-max makes of them: so many values for each
 # class and voxel, and for each voxel. Where that is more than the two layers that it holds before,
-# the last layer is run on slabs, each with at most so many logits.
+# the last layer is run on slabs, each with at most so many logits. So it is with `native`, which
+# holds them once, where classes are more than hidden channels.
 _FOR_EACH_CLASS, _FOR_ALL_CLASSES = 3, 6
 _SLAB_LOGITS = 1 << 21
+
+# Where a network is cut in two, the part that gives labels.
+_LAST = "last"
 
 # So many scores and what is made of them stay in the cache.
 _BLOCK_VALUES = 1 << 19
@@ -100,20 +104,24 @@ class Network:
         self._is_reduced = bool(parts)
         digest = card.weights.onnx_sha256
         self._parts = [
-            _Part(content, f"{digest}:{name}", device, threads, allowed)
+            _Part(content, f"{digest}:{name}", _device_of(name, device, first), threads, allowed)
             for name, content in (parts or {"whole": model}).items()
         ]
 
     def _reduced_to_labels(self, model: bytes, device: Device) -> dict[str, bytes]:
         """Have the network give labels, in one or two parts; nothing where it cannot be changed so."""
-        if self.with_probabilities or device == "native" or not _can_be_reduced(self.card):
+        if self.with_probabilities or not _can_be_reduced(self.card):
             return {}
         classes = self.card.output.class_count
         try:
-            is_openvino = device == "openvino"
-            parts = split_model(model, classes, _most_channels(classes)) if is_openvino else None
+            is_native, is_openvino = device == "native", device == "openvino"
+            most_channels = classes if is_native else _most_channels_of_openvino(classes)
+            parts = split_model(model, classes, most_channels) if is_native or is_openvino else None
             if parts is not None:
-                return dict(zip(("all but last", "last"), parts, strict=True))
+                return dict(zip(("all but last", _LAST), parts, strict=True))
+            if is_native:
+                # Scores of all classes take less than its hidden layers.
+                return {}
             name = "guarded labels" if is_openvino else "labels"
             return {name: labels_model(model, classes, guarded=is_openvino)}
         except ModelError as error:
@@ -296,9 +304,14 @@ class _Part:
             return self._session.run(batch)
 
 
-def _most_channels(classes: int) -> float:
+def _most_channels_of_openvino(classes: int) -> float:
     """Give the width of hidden layers up to which the last layer, not they, takes the most memory."""
     return (_FOR_EACH_CLASS * classes + _FOR_ALL_CLASSES) / 2
+
+
+def _device_of(part: str, device: Device, first: Device) -> Device:
+    """Give the device of a part: one that has an arg-max is nothing for `native`."""
+    return "cpu" if part == _LAST and first == "native" else device
 
 
 def _can_be_reduced(card: ModelCard) -> bool:

@@ -70,7 +70,7 @@ def onnx_from_tfjs(topology: bytes, weights: bytes) -> bytes:
 
     Source: neuroneural/brainchop 4c87885, ``public/models``.
     """
-    return _onnx_from_layers(layers_of_tfjs(topology, weights))
+    return onnx_from_layers(layers_of_tfjs(topology, weights))
 
 
 def onnx_from_safetensors(weights: bytes, plan: MeshNetPlan) -> bytes:
@@ -94,11 +94,11 @@ def onnx_from_safetensors(weights: bytes, plan: MeshNetPlan) -> bytes:
         This is no safetensors file, it holds something that MeshNets do not have, or it
         does not fit the plan.
     """
-    return _onnx_from_layers(layers_of_safetensors(weights, plan))
+    return onnx_from_layers(layers_of_safetensors(weights, plan))
 
 
-def _onnx_from_layers(layers: Sequence[Layer]) -> bytes:
-    """Write a chain of layers as an ONNX model."""
+def onnx_from_layers(layers: Sequence[Layer]) -> bytes:
+    """Write a chain of layers as an ONNX model: (1, channels, D, H, W) to (1, classes, D, H, W), float32."""
     convolutions = [layer for layer in layers if isinstance(layer, Convolution)]
     if not convolutions:
         raise ModelError("the model has no convolution; a MeshNet has some")

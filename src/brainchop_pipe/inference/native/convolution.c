@@ -1,8 +1,12 @@
-/* Dilated 3x3x3 convolutions of few channels, for processors.
+/* Dilated 3x3x3 convolutions, for processors.
  *
  * Libraries lay channels side by side in registers, and fill eight or sixteen places with five
  * channels. Here the places are voxels of a row, and a few output channels of them are summed up in
- * registers over all that they see, which is near what a processor can do for any number of channels.
+ * registers over all that they see.
+ *
+ * Of 3x3 taps across rows Winograd's F(2x2, 3x3) makes 4x4 products for 2x2 rows, where 36 would be
+ * needed: it multiplies sums of rows by sums of weights. Source: Lavin and Gray (2016), "Fast
+ * algorithms for convolutional neural networks", arXiv:1509.09308. The taps along a row stay as they are.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
@@ -13,8 +17,13 @@
 
 /* Sums of so many channels and two registers along a row leave registers for what is summed up. */
 #define MOST_OUTPUTS 6
-#define MOST_CHANNELS 64
-#define MOST_ROWS (9 * MOST_CHANNELS)
+#define MOST_CHANNELS 256
+/* Pairs of a row that one looks at and of a row that one gives: 4 x 4. */
+#define POSITIONS 16
+/* Floats of a line of the cache. */
+#define LINE 16
+/* Voxels of one channel that all of them together may take: in 16 positions they lie in a core's cache. */
+#define CACHED_VOXELS 4096
 
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -24,20 +33,29 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum activation { LINEAR, RELU, ELU };
+enum activation { LINEAR, RELU, ELU, GELU };
 
-struct row {
-  int count;                           /* Rows that it sees. */
-  const float *sources[MOST_ROWS];     /* Their first voxels. */
-  const float *weights[MOST_ROWS];     /* Their taps, of each the weights of all outputs. */
-  const float *bias;
-  float *targets[MOST_OUTPUTS];
-  ptrdiff_t width, dilation;
-  ptrdiff_t ahead;                     /* From a row to the one that is seen next in its place. */
-  enum activation activation;
+/* Rows of channels times weights. */
+struct product {
+  const float *values; /* Where the first tap of the first voxel is. */
+  ptrdiff_t apart;     /* From one channel to the next. */
+  ptrdiff_t inputs;
+  const float *weights; /* Of each input, of each tap: of all outputs. */
+  ptrdiff_t dilation;
+  float *sums;
+  ptrdiff_t sums_apart;
+  ptrdiff_t width;
 };
 
-typedef void row_function(const struct row *);
+struct instructions {
+  const char *name;
+  ptrdiff_t across; /* Voxels of a row that are summed up at a time. */
+  void (*multiply[2][MOST_OUTPUTS])(const struct product *);
+  void (*look)(const float *const rows[POSITIONS], ptrdiff_t width, ptrdiff_t ahead, float *seen, ptrdiff_t apart);
+  void (*give)(const float *products, ptrdiff_t apart, ptrdiff_t width, float bias, enum activation,
+               float *const rows[4], double *sums);
+  void (*finish)(const float *from, float *to, ptrdiff_t width, float scale, float shift, enum activation);
+};
 
 /* Code between USING and DONE is for an instruction set that not all processors have. */
 #define PRAGMA(words) _Pragma(#words)
@@ -53,13 +71,16 @@ typedef void row_function(const struct row *);
 #define ACROSS 2
 #define VECTOR 8
 #define NAME(x) avx2_##x
+#define NAMED "AVX2"
 USING("avx2,fma")
 #include "rows.h"
 DONE
 #undef NAME
+#undef NAMED
 #undef VECTOR
 #define VECTOR 16
 #define NAME(x) avx512_##x
+#define NAMED "AVX-512"
 USING("avx512f,fma")
 #include "rows.h"
 DONE
@@ -67,52 +88,57 @@ DONE
 #define ACROSS 4
 #define VECTOR 4
 #define NAME(x) neon_##x
+#define NAMED "NEON"
 #include "rows.h"
 #endif
-
-typedef row_function *const row_functions[2][MOST_OUTPUTS];
-
-struct instructions {
-  const char *name;
-  int across; /* Voxels of a row that are read at a time. */
-  row_functions *rows;
-};
 
 #define MOST_INSTRUCTIONS 2
 
 /* Those that the processor has, best first; gives their number. */
-static int find_instructions(struct instructions found[MOST_INSTRUCTIONS]) {
+static int find_instructions(const struct instructions *found[MOST_INSTRUCTIONS]) {
   (void)found;
   int count = 0;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f")) found[count++] = (struct instructions){"AVX-512", avx512_across, &avx512_rows};
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    found[count++] = (struct instructions){"AVX2", avx2_across, &avx2_rows};
+  if (__builtin_cpu_supports("avx512f")) found[count++] = &avx512_instructions;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[count++] = &avx2_instructions;
 #elif defined(__aarch64__)
-  found[count++] = (struct instructions){"NEON", neon_across, &neon_rows};
+  found[count++] = &neon_instructions;
 #endif
   return count;
 }
 
 /* What is to be done, besides the arrays. */
 struct task {
-  ptrdiff_t margins[2];       /* Voxels before each row, of source and target. */
-  ptrdiff_t width;            /* Of a row without its margins. */
+  ptrdiff_t width;            /* Voxels of a row; behind them it is filled up with zeros. */
   ptrdiff_t taps, dilation;
-  ptrdiff_t begin, end, step; /* Planes. */
-  int activation;
+  ptrdiff_t begin, end, step; /* Pairs of planes. */
+  enum activation activation;
 };
 
 struct volume {
-  float *first; /* Voxel behind the margin. */
+  float *first;
   ptrdiff_t channels, depth, height, row, plane, channel;
 };
 
-static struct volume volume_of(const Py_buffer *buffer, ptrdiff_t margin) {
+/* A task, and rows of each channel that lie in the cache: as they are multiplied, and their products. */
+struct work {
+  const struct instructions *with;
+  const struct task *task;
+  struct volume in, out;
+  const float *weights, *bias;
+  double *sums;                 /* Of each channel of a pair of planes; NULL where they are not wanted. */
+  ptrdiff_t chunk;              /* Voxels of a row that are done at a time, */
+  ptrdiff_t segments;           /* of so many pairs of rows, */
+  ptrdiff_t segments_apart;     /* which lie so far from each other in one long row. */
+  float *seen, *products, *nothing;
+  ptrdiff_t seen_row, products_row, seen_position, products_position;
+};
+
+static struct volume volume_of(const Py_buffer *buffer) {
   const Py_ssize_t *shape = buffer->shape;
   return (struct volume){
-    .first = (float *)buffer->buf + margin,
+    .first = buffer->buf,
     .channels = shape[0],
     .depth = shape[1],
     .height = shape[2],
@@ -122,103 +148,270 @@ static struct volume volume_of(const Py_buffer *buffer, ptrdiff_t margin) {
   };
 }
 
-/* Points a row at what it sees; what lies beyond the volume is left out. */
-static void look_around(struct row *row, struct volume in, const float *weights, ptrdiff_t taps, int outputs,
-                        ptrdiff_t z, ptrdiff_t y) {
-  const ptrdiff_t reach = taps / 2;
-  row->count = 0;
-  for (ptrdiff_t channel = 0; channel < in.channels; channel++)
-    for (ptrdiff_t dz = -reach; dz <= reach; dz++)
-      for (ptrdiff_t dy = -reach; dy <= reach; dy++, weights += taps * outputs) {
-        const ptrdiff_t from_z = z + dz * row->dilation, from_y = y + dy * row->dilation;
-        if (from_z < 0 || from_z >= in.depth || from_y < 0 || from_y >= in.height) continue;
-        row->sources[row->count] = in.first + channel * in.channel + from_z * in.plane + from_y * in.row;
-        row->weights[row->count++] = weights;
-      }
+static float *row_of(const struct volume *in, ptrdiff_t channel, ptrdiff_t z, ptrdiff_t y) {
+  return in->first + channel * in->channel + z * in->plane + y * in->row;
 }
 
-/* All outputs of a row, in blocks whose sizes differ by one at most. */
-static void convolve_row(row_functions *rows, struct row *row, struct volume in, struct volume out,
-                         const float *weights, const float *bias, ptrdiff_t taps, ptrdiff_t z, ptrdiff_t y) {
-  const int blocks = (int)((out.channels + MOST_OUTPUTS - 1) / MOST_OUTPUTS);
-  for (int block = 0, first = 0; block < blocks; block++) {
-    const int outputs = (int)(out.channels / blocks + (block < out.channels % blocks));
-    look_around(row, in, weights, taps, outputs, z, y);
-    row->bias = bias + first;
-    for (int o = 0; o < outputs; o++)
-      row->targets[o] = out.first + (first + o) * out.channel + z * out.plane + y * out.row;
-    (*rows)[taps == 3][outputs - 1](row);
-    weights += in.channels * taps * taps * taps * outputs;
-    first += outputs;
+static ptrdiff_t least(ptrdiff_t one, ptrdiff_t other) { return one < other ? one : other; }
+
+static ptrdiff_t most(ptrdiff_t one, ptrdiff_t other) { return one > other ? one : other; }
+
+static ptrdiff_t rounded_up(ptrdiff_t length, ptrdiff_t multiple) {
+  return (length + multiple - 1) / multiple * multiple;
+}
+
+/* A length whose multiples do not fall on the same lines of the cache. */
+static ptrdiff_t odd_lines(ptrdiff_t length) {
+  const ptrdiff_t rounded = rounded_up(length, LINE);
+  return rounded / LINE % 2 ? rounded : rounded + LINE;
+}
+
+/* Rows or planes are paired with those a dilation farther: the first of each pair, in order. */
+static ptrdiff_t first_of_pair(ptrdiff_t pair, ptrdiff_t dilation) {
+  return pair / dilation * 2 * dilation + pair % dilation;
+}
+
+static ptrdiff_t count_pairs(ptrdiff_t length, ptrdiff_t dilation) {
+  return length / (2 * dilation) * dilation + least(length % (2 * dilation), dilation);
+}
+
+/* How much is done at a time: a part of long rows, or short ones behind one another. */
+static void plan_rows(struct work *work) {
+  const ptrdiff_t across = work->with->across, dilation = work->task->dilation, width = work->task->width;
+  const ptrdiff_t wanted = most(CACHED_VOXELS / (work->in.channels + work->out.channels), 2 * across);
+  const ptrdiff_t chunks = (width + wanted - 1) / wanted, pairs = count_pairs(work->in.height, dilation);
+  work->chunk = chunks == 1 ? width : rounded_up((width + chunks - 1) / chunks, across);
+  /* The margin behind a row is that before the next. */
+  work->segments_apart = work->chunk + dilation;
+  work->segments = chunks == 1 ? most(least((wanted + dilation) / work->segments_apart, pairs), 1) : 1;
+  work->products_row = rounded_up(work->segments * work->segments_apart, across);
+  work->seen_row = across + work->products_row + rounded_up(2 * dilation, across);
+  work->seen_position = odd_lines(work->in.channels * work->seen_row);
+  work->products_position = odd_lines(work->out.channels * work->products_row);
+}
+
+static int reserve_rows(struct work *work) {
+  const ptrdiff_t seen = POSITIONS * work->seen_position, products = POSITIONS * work->products_position;
+  /* Margins of rows stay 0; what lies behind them is multiplied, too, if to no effect. */
+  work->seen = PyMem_Calloc(seen + products + work->seen_row, sizeof(float));
+  if (work->seen == NULL) return -1;
+  work->products = work->seen + seen;
+  work->nothing = work->products + products;
+  return 0;
+}
+
+/* Multiplies rows of all inputs for all outputs, in blocks whose sizes differ by one at most; gives the
+ * weights behind. */
+static const float *multiply(const struct work *work, struct product product, ptrdiff_t taps) {
+  const int outputs = (int)work->out.channels, blocks = (outputs + MOST_OUTPUTS - 1) / MOST_OUTPUTS;
+  for (int block = 0; block < blocks; block++) {
+    const int size = outputs / blocks + (block < outputs % blocks);
+    work->with->multiply[taps == 3][size - 1](&product);
+    product.weights += taps * product.inputs * size;
+    product.sums += product.sums_apart * size;
+  }
+  return product.weights;
+}
+
+/* Where the margin of a row begins, a register behind the row's own begin. */
+static float *seen_row(const struct work *work, ptrdiff_t position, ptrdiff_t channel) {
+  return work->seen + position * work->seen_position + channel * work->seen_row + work->with->across;
+}
+
+/* Makes what is multiplied of the rows that a pair of rows, of a pair of planes, sees: a chunk, from x on, and
+ * a dilation before and behind it. Whole registers from the begin of a row on are read, so that none is read
+ * beyond its end. */
+static void look(const struct work *work, ptrdiff_t z, ptrdiff_t pair, ptrdiff_t x, ptrdiff_t segment) {
+  const struct volume *in = &work->in;
+  const ptrdiff_t dilation = work->task->dilation, y = first_of_pair(pair, dilation);
+  const ptrdiff_t ahead = (first_of_pair(pair + 1, dilation) - y) * in->row;
+  const ptrdiff_t begin = most(x - rounded_up(dilation, work->with->across), 0);
+  const ptrdiff_t end = least(x + work->chunk + dilation, work->task->width);
+  const ptrdiff_t at = segment * work->segments_apart + begin - (x - dilation);
+  for (ptrdiff_t channel = 0; channel < in->channels; channel++) {
+    const float *rows[POSITIONS];
+    for (int p = 0; p < POSITIONS; p++) {
+      const ptrdiff_t from_z = z + (p / 4 - 1) * dilation, from_y = y + (p % 4 - 1) * dilation;
+      const int is_within = from_z >= 0 && from_z < in->depth && from_y >= 0 && from_y < in->height;
+      rows[p] = is_within ? row_of(in, channel, from_z, from_y) + begin : work->nothing;
+    }
+    work->with->look(rows, end - begin, ahead, seen_row(work, 0, channel) + at, work->seen_position);
   }
 }
 
-/* Every `step`-th plane: those that see the same planes one after the other find them in the cache. */
-static void convolve_planes(row_functions *rows, struct row *row, const struct task *task, struct volume in,
-                            struct volume out, const float *weights, const float *bias) {
-  row->width = task->width;
-  row->dilation = task->dilation;
-  row->activation = (enum activation)task->activation;
-  row->ahead = in.row;
-  for (ptrdiff_t z = task->begin; z < task->end; z += task->step)
-    for (ptrdiff_t y = 0; y < out.height; y++)
-      convolve_row(rows, row, in, out, weights, bias, task->taps, z, y);
+/* Clears what lies before and behind a row where another part of one was. */
+static void clear_margins(const struct work *work, ptrdiff_t x) {
+  const ptrdiff_t dilation = work->task->dilation;
+  const ptrdiff_t room = work->seen_row - work->with->across;
+  const ptrdiff_t before = most(dilation - x, 0), behind = least(work->task->width - x + dilation, room);
+  for (int p = 0; p < POSITIONS; p++)
+    for (ptrdiff_t channel = 0; channel < work->in.channels; channel++) {
+      memset(seen_row(work, p, channel), 0, sizeof(float) * before);
+      memset(seen_row(work, p, channel) + behind, 0, sizeof(float) * (room - behind));
+    }
 }
 
-enum { SOURCE, TARGET, WEIGHTS, BIAS, ARRAYS };
+static void give(const struct work *work, ptrdiff_t z, ptrdiff_t pair, ptrdiff_t x, ptrdiff_t width,
+                 const float *products, double *sums) {
+  const struct volume *out = &work->out;
+  const ptrdiff_t dilation = work->task->dilation, y = first_of_pair(pair, dilation);
+  for (ptrdiff_t channel = 0; channel < out->channels; channel++) {
+    float *rows[4];
+    for (int p = 0; p < 4; p++) {
+      const ptrdiff_t to_z = z + p / 2 * dilation, to_y = y + p % 2 * dilation;
+      rows[p] = to_z < out->depth && to_y < out->height ? row_of(out, channel, to_z, to_y) + x : NULL;
+    }
+    work->with->give(products + channel * work->products_row, work->products_position, width,
+                     work->bias[channel], work->task->activation, rows, sums == NULL ? NULL : sums + 2 * channel);
+  }
+}
 
-static int get_floats(PyObject *object, Py_buffer *buffer, int which) {
-  const int dimensions = which == SOURCE || which == TARGET ? 4 : 1;
-  const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (which == TARGET ? PyBUF_WRITABLE : 0);
-  if (PyObject_GetBuffer(object, buffer, flags) < 0) return -1;
-  if (buffer->ndim == dimensions && strcmp(buffer->format, "f") == 0) return 0;
-  PyErr_Format(PyExc_TypeError, "an array of %d dimensions, format %s, was given; float32 of %d are needed",
-               buffer->ndim, buffer->format, dimensions);
+/* 3x3x3 taps for a pair of planes. */
+static void convolve_planes(const struct work *work, ptrdiff_t pair_of_planes) {
+  const struct task *task = work->task;
+  const ptrdiff_t z = first_of_pair(pair_of_planes, task->dilation), across = work->with->across;
+  const ptrdiff_t pairs = count_pairs(work->in.height, task->dilation);
+  double *sums = work->sums == NULL ? NULL : work->sums + 2 * work->out.channels * pair_of_planes;
+  for (ptrdiff_t pair = 0; pair < pairs; pair += work->segments) {
+    const ptrdiff_t segments = least(work->segments, pairs - pair);
+    for (ptrdiff_t x = 0; x < task->width; x += work->chunk) {
+      const ptrdiff_t width = least(work->chunk, task->width - x);
+      if (work->chunk < task->width) clear_margins(work, x);
+      for (ptrdiff_t s = 0; s < segments; s++) look(work, z, pair + s, x, s);
+      const float *weights = work->weights;
+      for (int p = 0; p < POSITIONS; p++)
+        weights = multiply(work, (struct product){
+          .values = seen_row(work, p, 0),
+          .apart = work->seen_row,
+          .inputs = work->in.channels,
+          .weights = weights,
+          .dilation = task->dilation,
+          .sums = work->products + p * work->products_position,
+          .sums_apart = work->products_row,
+          .width = rounded_up((segments - 1) * work->segments_apart + width, across),
+        }, 3);
+      for (ptrdiff_t s = 0; s < segments; s++)
+        give(work, z, pair + s, x, width, work->products + s * work->segments_apart, sums);
+    }
+  }
+}
+
+/* One tap for a row. */
+static void convolve_row(const struct work *work, ptrdiff_t z, ptrdiff_t y) {
+  const struct task *task = work->task;
+  for (ptrdiff_t x = 0; x < task->width; x += work->chunk) {
+    const ptrdiff_t width = least(work->chunk, task->width - x);
+    multiply(work, (struct product){
+      .values = row_of(&work->in, 0, z, y) + x,
+      .apart = work->in.channel,
+      .inputs = work->in.channels,
+      .weights = work->weights,
+      .sums = work->products,
+      .sums_apart = work->products_row,
+      .width = rounded_up(width, work->with->across),
+    }, 1);
+    for (ptrdiff_t channel = 0; channel < work->out.channels; channel++)
+      work->with->finish(work->products + channel * work->products_row, row_of(&work->out, channel, z, y) + x, width,
+                         1.0f, work->bias[channel], task->activation);
+  }
+}
+
+static void convolve_all(const struct work *work) {
+  const struct task *task = work->task;
+  for (ptrdiff_t pair = task->begin; pair < task->end; pair += task->step) {
+    if (task->taps == 3) {
+      convolve_planes(work, pair);
+      continue;
+    }
+    for (ptrdiff_t z = 2 * pair; z < least(2 * pair + 2, work->in.depth); z++)
+      for (ptrdiff_t y = 0; y < work->in.height; y++) convolve_row(work, z, y);
+  }
+}
+
+/* Says why rows would be read or written beyond their arrays; NULL where they are not. */
+static const char *what_is_wrong(const struct task *task, const Py_buffer *source, const Py_buffer *target,
+                                 ptrdiff_t across) {
+  const Py_ssize_t *in = source->shape, *out = target->shape;
+  if (task->taps != 1 && task->taps != 3) return "kernels of 1 or 3 voxels are needed";
+  if (task->dilation < 1 || task->width < 1) return "dilation and width must be positive";
+  if (task->taps == 1 && task->dilation != 1) return "one tap has the dilation 1";
+  if (task->activation < LINEAR || task->activation > GELU) return "unknown activation";
+  if (in[0] < 1 || in[0] > MOST_CHANNELS || out[0] < 1 || out[0] > MOST_CHANNELS) return "1 to 256 channels are needed";
+  if (in[1] != out[1] || in[2] != out[2]) return "the planes differ in number or height";
+  /* The numbers are looked at before they are added up. They are read in whole registers. */
+  if (task->width > in[3] || rounded_up(task->width, across) > in[3]) return "the source's rows are too short";
+  if (task->width > out[3]) return "the target's rows are too short";
+  if (task->dilation > in[1] + in[2] + in[3]) return "the dilation is larger than the volume";
+  const ptrdiff_t pairs = count_pairs(in[1], task->dilation);
+  if (task->begin < 0 || task->step < 1 || task->step > out[1] || task->end > pairs) return "planes beyond the volume";
+  return NULL;
+}
+
+/* The same for numbers that belong to channels; `sums` may be missing. */
+static const char *what_is_wrong_besides(const struct task *task, const Py_buffer *source, const Py_buffer *target,
+                                         const Py_buffer *weights, const Py_buffer *bias, const Py_buffer *sums) {
+  const Py_ssize_t inputs = source->shape[0], outputs = target->shape[0];
+  const ptrdiff_t of_each = task->taps == 3 ? 3 * POSITIONS : 1;
+  if (weights->shape[0] != of_each * inputs * outputs) return "weights of another number";
+  if (bias->shape[0] != outputs) return "biases of another number";
+  if (sums == NULL) return NULL;
+  if (task->taps != 3) return "sums are those of 3 x 3 x 3 taps";
+  if (sums->shape[0] != count_pairs(source->shape[1], task->dilation) || sums->shape[1] != outputs ||
+      sums->shape[2] != 2)
+    return "sums of another shape";
+  return NULL;
+}
+
+static int fail(const char *wrong) {
+  if (wrong == NULL) return 0;
+  PyErr_SetString(PyExc_ValueError, wrong);
+  return -1;
+}
+
+static int get_numbers(PyObject *object, Py_buffer *buffer, int dimensions, const char *format, int flags) {
+  if (PyObject_GetBuffer(object, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | flags) < 0) return -1;
+  if (buffer->ndim == dimensions && strcmp(buffer->format, format) == 0) return 0;
+  PyErr_Format(PyExc_TypeError, "an array of %d dimensions, format %s, was given; %s of %d are needed", buffer->ndim,
+               buffer->format, *format == 'd' ? "float64" : "float32", dimensions);
   PyBuffer_Release(buffer);
   return -1;
 }
 
-/* Says why rows would be read or written beyond their arrays; NULL where they are not. */
-static const char *what_is_wrong(const struct task *task, const Py_buffer arrays[ARRAYS], ptrdiff_t across) {
-  const Py_ssize_t *in = arrays[SOURCE].shape, *out = arrays[TARGET].shape;
-  if (task->taps != 1 && task->taps != 3) return "kernels of 1 or 3 voxels are needed";
-  if (task->dilation < 1 || task->width < 1) return "dilation and width must be positive";
-  if (task->activation < LINEAR || task->activation > ELU) return "unknown activation";
-  if (in[0] < 1 || in[0] > MOST_CHANNELS || out[0] < 1) return "1 to 64 channels are needed";
-  /* Before they are added up. */
-  if (task->dilation > in[3] || task->width > in[3] || task->margins[0] > in[3] || task->margins[1] > out[3])
-    return "margins, width and dilation must be less than a row";
-  const ptrdiff_t reach = task->taps / 2 * task->dilation;
-  const ptrdiff_t read = (task->width + across - 1) / across * across;
-  if (in[1] != out[1] || in[2] != out[2]) return "the planes differ in number or height";
-  if (task->margins[0] < reach || task->margins[0] + read + reach > in[3])
-    return "the source's margins are too small";
-  if (task->margins[1] < 0 || task->margins[1] + task->width > out[3]) return "the target's rows are too short";
-  if (arrays[WEIGHTS].shape[0] != task->taps * task->taps * task->taps * in[0] * out[0])
-    return "weights of another number";
-  if (arrays[BIAS].shape[0] != out[0]) return "biases of another number";
-  if (task->begin < 0 || task->step < 1 || task->step > out[1] || task->end > out[1]) return "planes beyond the volume";
+static const struct instructions *find_named(const char *name) {
+  const struct instructions *found[MOST_INSTRUCTIONS];
+  for (int i = find_instructions(found) - 1; i >= 0; i--)
+    if (strcmp(found[i]->name, name) == 0) return found[i];
+  PyErr_Format(PyExc_ValueError, "this processor, or this build, has no %s", name);
   return NULL;
 }
 
-static int convolve_arrays(const struct instructions *with, const struct task *task,
-                           const Py_buffer arrays[ARRAYS]) {
-  const char *wrong = what_is_wrong(task, arrays, with->across);
-  if (wrong != NULL) {
-    PyErr_SetString(PyExc_ValueError, wrong);
+enum { SOURCE, TARGET, WEIGHTS, BIAS, SUMS, ARRAYS };
+
+static const int array_dimensions[ARRAYS] = {4, 4, 1, 1, 3};
+
+static int convolve_arrays(const struct instructions *with, const struct task *task, const Py_buffer arrays[ARRAYS],
+                           const Py_buffer *sums) {
+  if (fail(what_is_wrong(task, &arrays[SOURCE], &arrays[TARGET], with->across)) < 0) return -1;
+  if (fail(what_is_wrong_besides(task, &arrays[SOURCE], &arrays[TARGET], &arrays[WEIGHTS], &arrays[BIAS], sums)) < 0)
     return -1;
-  }
-  struct row *row = PyMem_Malloc(sizeof(struct row));
-  if (row == NULL) {
+  struct work work = {
+    .with = with,
+    .task = task,
+    .in = volume_of(&arrays[SOURCE]),
+    .out = volume_of(&arrays[TARGET]),
+    .weights = arrays[WEIGHTS].buf,
+    .bias = arrays[BIAS].buf,
+    .sums = sums == NULL ? NULL : sums->buf,
+  };
+  plan_rows(&work);
+  if (reserve_rows(&work) < 0) {
     PyErr_NoMemory();
     return -1;
   }
-  const struct volume in = volume_of(&arrays[SOURCE], task->margins[0]);
-  const struct volume out = volume_of(&arrays[TARGET], task->margins[1]);
   Py_BEGIN_ALLOW_THREADS
-  convolve_planes(with->rows, row, task, in, out, arrays[WEIGHTS].buf, arrays[BIAS].buf);
+  convolve_all(&work);
   Py_END_ALLOW_THREADS
-  PyMem_Free(row);
+  PyMem_Free(work.seen);
   return 0;
 }
 
@@ -227,18 +420,69 @@ static PyObject *convolve(PyObject *module, PyObject *arguments) {
   PyObject *objects[ARRAYS];
   struct task task;
   const char *name;
-  if (!PyArg_ParseTuple(arguments, "sOOOO(nn)nnni(nnn)", &name, &objects[SOURCE], &objects[TARGET],
-                        &objects[WEIGHTS], &objects[BIAS], &task.margins[0], &task.margins[1], &task.width,
-                        &task.taps, &task.dilation, &task.activation, &task.begin, &task.end, &task.step))
+  int activation;
+  if (!PyArg_ParseTuple(arguments, "sOOOOOnnni(nnn)", &name, &objects[SOURCE], &objects[TARGET],
+                        &objects[WEIGHTS], &objects[BIAS], &objects[SUMS], &task.width,
+                        &task.taps, &task.dilation, &activation, &task.begin, &task.end, &task.step))
     return NULL;
-  struct instructions found[MOST_INSTRUCTIONS], *with = NULL;
-  for (int i = find_instructions(found) - 1; i >= 0; i--)
-    if (strcmp(found[i].name, name) == 0) with = &found[i];
-  if (with == NULL) return PyErr_Format(PyExc_ValueError, "this processor, or this build, has no %s", name);
+  task.activation = (enum activation)activation;
+  const struct instructions *with = find_named(name);
+  if (with == NULL) return NULL;
   Py_buffer arrays[ARRAYS];
+  const int count = objects[SUMS] == Py_None ? SUMS : ARRAYS;
   int taken = 0;
-  while (taken < ARRAYS && get_floats(objects[taken], &arrays[taken], taken) == 0) taken++;
-  const int failed = taken < ARRAYS || convolve_arrays(with, &task, arrays) < 0;
+  while (taken < count && get_numbers(objects[taken], &arrays[taken], array_dimensions[taken], taken == SUMS ? "d" : "f",
+                                      taken == TARGET || taken == SUMS ? PyBUF_WRITABLE : 0) == 0)
+    taken++;
+  const Py_buffer *sums = count == ARRAYS ? &arrays[SUMS] : NULL;
+  const int failed = taken < count || convolve_arrays(with, &task, arrays, sums) < 0;
+  while (taken-- > 0) PyBuffer_Release(&arrays[taken]);
+  if (failed) return NULL;
+  Py_RETURN_NONE;
+}
+
+static void scale_planes(const struct instructions *with, const struct task *task, struct volume volume,
+                         const float *scale, const float *shift) {
+  for (ptrdiff_t z = task->begin; z < task->end; z++)
+    for (ptrdiff_t channel = 0; channel < volume.channels; channel++)
+      for (ptrdiff_t y = 0; y < volume.height; y++) {
+        float *row = row_of(&volume, channel, z, y);
+        with->finish(row, row, task->width, scale[channel], shift[channel], task->activation);
+      }
+}
+
+static int scale_arrays(const struct instructions *with, const struct task *task, const Py_buffer arrays[3]) {
+  const Py_ssize_t *shape = arrays[0].shape;
+  const char *wrong = NULL;
+  if (task->activation < LINEAR || task->activation > GELU) wrong = "unknown activation";
+  if (arrays[1].shape[0] != shape[0] || arrays[2].shape[0] != shape[0]) wrong = "one number of each channel is needed";
+  if (task->width < 1 || task->width > shape[3] || rounded_up(task->width, with->across) > shape[3])
+    wrong = "the rows are too short";
+  if (task->begin < 0 || task->end > shape[1]) wrong = "planes beyond the volume";
+  if (fail(wrong) < 0) return -1;
+  Py_BEGIN_ALLOW_THREADS
+  scale_planes(with, task, volume_of(&arrays[0]), arrays[1].buf, arrays[2].buf);
+  Py_END_ALLOW_THREADS
+  return 0;
+}
+
+static PyObject *scale(PyObject *module, PyObject *arguments) {
+  (void)module;
+  PyObject *objects[3];
+  struct task task = {0};
+  const char *name;
+  int activation;
+  if (!PyArg_ParseTuple(arguments, "sOOOni(nn)", &name, &objects[0], &objects[1], &objects[2], &task.width,
+                        &activation, &task.begin, &task.end))
+    return NULL;
+  task.activation = (enum activation)activation;
+  const struct instructions *with = find_named(name);
+  if (with == NULL) return NULL;
+  Py_buffer arrays[3];
+  int taken = 0;
+  while (taken < 3 && get_numbers(objects[taken], &arrays[taken], taken == 0 ? 4 : 1, "f", taken == 0 ? PyBUF_WRITABLE : 0) == 0)
+    taken++;
+  const int failed = taken < 3 || scale_arrays(with, &task, arrays) < 0;
   while (taken-- > 0) PyBuffer_Release(&arrays[taken]);
   if (failed) return NULL;
   Py_RETURN_NONE;
@@ -246,11 +490,11 @@ static PyObject *convolve(PyObject *module, PyObject *arguments) {
 
 static PyObject *instructions(PyObject *module, PyObject *unused) {
   (void)module, (void)unused;
-  struct instructions found[MOST_INSTRUCTIONS];
+  const struct instructions *found[MOST_INSTRUCTIONS];
   const int count = find_instructions(found);
   PyObject *names = PyTuple_New(count);
   for (int i = 0; names != NULL && i < count; i++) {
-    PyObject *name = PyUnicode_FromString(found[i].name);
+    PyObject *name = Py_BuildValue("(sn)", found[i]->name, found[i]->across);
     if (name == NULL || PyTuple_SetItem(names, i, name) < 0) Py_CLEAR(names);
   }
   return names;
@@ -258,6 +502,7 @@ static PyObject *instructions(PyObject *module, PyObject *unused) {
 
 static PyMethodDef methods[] = {
   {"convolve", convolve, METH_VARARGS, NULL},
+  {"scale", scale, METH_VARARGS, NULL},
   {"instructions", instructions, METH_NOARGS, NULL},
   {NULL, NULL, 0, NULL},
 };

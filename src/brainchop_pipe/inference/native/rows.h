@@ -1,20 +1,23 @@
-/* Rows of a convolution for one instruction set: included once for each, with VECTOR (floats in a
+/* What is done with rows, for one instruction set: included once for each, with VECTOR (floats in a
  * register), ACROSS (registers along a row that are summed up at a time) and NAME(x) defined. */
 
 typedef float NAME(vector) __attribute__((vector_size(VECTOR * 4), aligned(4), may_alias));
 typedef uint32_t NAME(mask) __attribute__((vector_size(VECTOR * 4), aligned(4), may_alias));
 
-/* Voxels of a row that are read at a time. */
-enum { NAME(across) = ACROSS * VECTOR };
+INLINE NAME(vector) NAME(load)(const float *from) { return *(const NAME(vector) *)from; }
 
 /* One number in all places. Less nothing it is itself, also where it is -0: no instruction is made of that. */
 INLINE NAME(vector) NAME(all)(float value) { return value - (NAME(vector)){0}; }
 
+/* `one` where the mask is set, else `other`. */
+INLINE NAME(vector) NAME(either)(NAME(mask) mask, NAME(vector) one, NAME(vector) other) {
+  return (NAME(vector))((mask & (NAME(mask))one) | (~mask & (NAME(mask))other));
+}
+
 /* exp(x) - 1 for x <= 0, to within 1e-7: 2^n exp(r), and the polynomial of Cephes' expf for exp(r). */
 INLINE NAME(vector) NAME(less_one)(NAME(vector) x) {
   const float to_integer = 12582912.0f; /* 1.5 * 2^23: what is added to it is rounded to a whole number. */
-  NAME(mask) is_low = (NAME(mask))(x < -87.0f);
-  x = (NAME(vector))((~is_low & (NAME(mask))x) | (is_low & (NAME(mask))NAME(all)(-87.0f)));
+  x = NAME(either)((NAME(mask))(x < -87.0f), NAME(all)(-87.0f), x);
   NAME(vector) shifted = x * 1.44269504f + to_integer;
   NAME(vector) n = shifted - to_integer;
   NAME(vector) r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -24,54 +27,147 @@ INLINE NAME(vector) NAME(less_one)(NAME(vector) x) {
   return (p * r * r + r + 1.0f) * power - 1.0f;
 }
 
-INLINE NAME(vector) NAME(activated)(NAME(vector) x, enum activation kind) {
-  if (kind == LINEAR) return x;
-  /* NaN is not below zero, and stays. */
-  NAME(mask) is_below = (NAME(mask))(x < 0.0f);
-  NAME(mask) kept = ~is_below & (NAME(mask))x;
-  if (kind == RELU) return (NAME(vector))kept;
-  return (NAME(vector))(kept | (is_below & (NAME(mask))NAME(less_one)(x)));
+/* x * (1 + erf(x / sqrt(2))) / 2, to within 2e-7 of |x|: Abramowitz and Stegun, 7.1.26. */
+INLINE NAME(vector) NAME(gelu)(NAME(vector) x) {
+  NAME(vector) z = (NAME(vector))((NAME(mask))x & 0x7fffffffu) * 0.707106781f;
+  NAME(vector) t = 1.0f / (1.0f + 0.3275911f * z);
+  NAME(vector) p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t
+                    + 0.254829592f) * t;
+  NAME(vector) beyond = 0.5f * p * (NAME(less_one)(-z * z) + 1.0f); /* Of a normal distribution, beyond |x|. */
+  return x * NAME(either)((NAME(mask))(x < 0.0f), beyond, 1.0f - beyond);
 }
 
-/* `outputs` and `taps` are constants where this is called: all loops over them are unrolled, and the
- * sums stay in registers. */
-INLINE void NAME(row)(const struct row *row, const int outputs, const int taps) {
-  for (ptrdiff_t x = 0; x < row->width; x += ACROSS * VECTOR) {
+INLINE NAME(vector) NAME(activated)(NAME(vector) x, enum activation kind) {
+  if (kind == LINEAR) return x;
+  if (kind == GELU) return NAME(gelu)(x);
+  /* NaN is not below zero, and stays. */
+  NAME(mask) is_below = (NAME(mask))(x < 0.0f);
+  return NAME(either)(is_below, kind == RELU ? (NAME(vector)){0} : NAME(less_one)(x), x);
+}
+
+/* Stores as many places as there are left. */
+INLINE void NAME(store)(float *target, NAME(vector) values, ptrdiff_t left) {
+  if (left >= VECTOR) *(NAME(vector) *)target = values;
+  else memcpy(target, &values, sizeof(float) * left);
+}
+
+/* The sums of rows times weights, of `outputs` channels, over whole registers. `outputs` and `taps` are
+ * constants where this is called: all loops over them are unrolled, and the sums stay in registers. */
+INLINE void NAME(multiply)(const struct product *of, const int outputs, const int taps) {
+  for (ptrdiff_t x = 0; x < of->width; x += ACROSS * VECTOR) {
     NAME(vector) sums[MOST_OUTPUTS][ACROSS];
     UNROLL for (int o = 0; o < outputs; o++)
-      UNROLL for (int v = 0; v < ACROSS; v++) sums[o][v] = NAME(all)(row->bias[o]);
-    for (int r = 0; r < row->count; r++) {
-      const float *values = row->sources[r] + x, *weights = row->weights[r];
-      __builtin_prefetch(values + row->ahead, 0, 2);
+      UNROLL for (int v = 0; v < ACROSS; v++) sums[o][v] = (NAME(vector)){0};
+    const float *values = of->values + x, *weights = of->weights;
+    for (ptrdiff_t c = 0; c < of->inputs; c++, values += of->apart, weights += taps * outputs) {
       UNROLL for (int t = 0; t < taps; t++) {
         NAME(vector) seen[ACROSS];
-        UNROLL for (int v = 0; v < ACROSS; v++)
-          seen[v] = *(const NAME(vector) *)(values + (t - taps / 2) * row->dilation + v * VECTOR);
+        UNROLL for (int v = 0; v < ACROSS; v++) seen[v] = NAME(load)(values + t * of->dilation + v * VECTOR);
         UNROLL for (int o = 0; o < outputs; o++) {
           const NAME(vector) weight = NAME(all)(weights[t * outputs + o]);
           UNROLL for (int v = 0; v < ACROSS; v++) sums[o][v] += seen[v] * weight;
         }
       }
     }
-    const ptrdiff_t left = row->width - x;
-    UNROLL for (int o = 0; o < outputs; o++) {
-      NAME(vector) made[ACROSS];
-      UNROLL for (int v = 0; v < ACROSS; v++) made[v] = NAME(activated)(sums[o][v], row->activation);
-      if (left >= ACROSS * VECTOR)
-        UNROLL for (int v = 0; v < ACROSS; v++) *(NAME(vector) *)(row->targets[o] + x + v * VECTOR) = made[v];
-      else
-        memcpy(row->targets[o] + x, made, sizeof(float) * left);
+    UNROLL for (int o = 0; o < outputs; o++)
+      UNROLL for (int v = 0; v < ACROSS; v++)
+        *(NAME(vector) *)(of->sums + o * of->sums_apart + x + v * VECTOR) = sums[o][v];
+  }
+}
+
+#define MULTIPLY(outputs, taps) \
+  static void NAME(multiply_##outputs##_##taps)(const struct product *of) { NAME(multiply)(of, outputs, taps); }
+MULTIPLY(1, 1) MULTIPLY(2, 1) MULTIPLY(3, 1) MULTIPLY(4, 1) MULTIPLY(5, 1) MULTIPLY(6, 1)
+MULTIPLY(1, 3) MULTIPLY(2, 3) MULTIPLY(3, 3) MULTIPLY(4, 3) MULTIPLY(5, 3) MULTIPLY(6, 3)
+#undef MULTIPLY
+
+/* What F(2, 3) multiplies in the place of four rows. */
+INLINE void NAME(transformed)(NAME(vector) to[4], const NAME(vector) from[4]) {
+  to[0] = from[0] - from[2];
+  to[1] = from[1] + from[2];
+  to[2] = from[2] - from[1];
+  to[3] = from[1] - from[3];
+}
+
+/* 4 x 4 rows, of four planes, to what is multiplied in their place. */
+static void NAME(look)(const float *const rows[POSITIONS], ptrdiff_t width, ptrdiff_t ahead, float *seen,
+                       ptrdiff_t apart) {
+  for (ptrdiff_t x = 0; x < width; x += VECTOR) {
+    /* The latter two rows of each plane are seen for the first time: the next ones lie `ahead`. */
+    if (x % LINE == 0) UNROLL for (int z = 0; z < 4; z++) {
+      __builtin_prefetch(rows[4 * z + 2] + x + ahead, 0, 2);
+      __builtin_prefetch(rows[4 * z + 3] + x + ahead, 0, 2);
+    }
+    NAME(vector) in_plane[4][4], done[4];
+    UNROLL for (int y = 0; y < 4; y++) {
+      NAME(vector) column[4];
+      UNROLL for (int z = 0; z < 4; z++) column[z] = NAME(load)(rows[4 * z + y] + x);
+      NAME(transformed)(done, column);
+      UNROLL for (int z = 0; z < 4; z++) in_plane[z][y] = done[z];
+    }
+    UNROLL for (int z = 0; z < 4; z++) {
+      NAME(transformed)(done, in_plane[z]);
+      UNROLL for (int y = 0; y < 4; y++) *(NAME(vector) *)(seen + (4 * z + y) * apart + x) = done[y];
     }
   }
 }
 
-#define ROW(outputs, taps) \
-  static void NAME(row_##outputs##_##taps)(const struct row *row) { NAME(row)(row, outputs, taps); }
-ROW(1, 1) ROW(2, 1) ROW(3, 1) ROW(4, 1) ROW(5, 1) ROW(6, 1)
-ROW(1, 3) ROW(2, 3) ROW(3, 3) ROW(4, 3) ROW(5, 3) ROW(6, 3)
-#undef ROW
+/* Adds voxels of a row and their squares up; places behind the last of them are 0. */
+INLINE void NAME(measure)(NAME(vector) values, ptrdiff_t left, NAME(vector) sums[2]) {
+  if (left < VECTOR) {
+    NAME(vector) some = {0};
+    memcpy(&some, &values, sizeof(float) * left);
+    values = some;
+  }
+  sums[0] += values;
+  sums[1] += values * values;
+}
 
-static row_function *const NAME(rows)[2][MOST_OUTPUTS] = {
-  {NAME(row_1_1), NAME(row_2_1), NAME(row_3_1), NAME(row_4_1), NAME(row_5_1), NAME(row_6_1)},
-  {NAME(row_1_3), NAME(row_2_3), NAME(row_3_3), NAME(row_4_3), NAME(row_5_3), NAME(row_6_3)},
+/* The 2 x 2 rows, of two planes, that 4 x 4 rows of products stand for; NULL where there is none.
+ * What they sum up to is added to `sums`, and their squares, where these are wanted. */
+static void NAME(give)(const float *products, ptrdiff_t apart, ptrdiff_t width, float bias,
+                       enum activation activation, float *const rows[4], double *sums) {
+  NAME(vector) measured[2] = {{0}, {0}};
+  for (ptrdiff_t x = 0; x < width; x += VECTOR) {
+    NAME(vector) in_plane[2][4], made[2][2];
+    UNROLL for (int y = 0; y < 4; y++) {
+      NAME(vector) column[4];
+      UNROLL for (int z = 0; z < 4; z++) column[z] = NAME(load)(products + (4 * z + y) * apart + x);
+      in_plane[0][y] = column[0] + column[1] + column[2];
+      in_plane[1][y] = column[1] - column[2] - column[3];
+    }
+    UNROLL for (int z = 0; z < 2; z++) {
+      made[z][0] = in_plane[z][0] + in_plane[z][1] + in_plane[z][2] + bias;
+      made[z][1] = in_plane[z][1] - in_plane[z][2] - in_plane[z][3] + bias;
+    }
+    UNROLL for (int r = 0; r < 4; r++) {
+      if (rows[r] == NULL) continue;
+      if (sums != NULL) NAME(measure)(made[r / 2][r % 2], width - x, measured);
+      NAME(store)(rows[r] + x, NAME(activated)(made[r / 2][r % 2], activation), width - x);
+    }
+  }
+  if (sums == NULL) return;
+  for (int i = 0; i < 2; i++)
+    for (int v = 0; v < VECTOR; v++) sums[i] += measured[i][v];
+}
+
+/* A row times a number, with another one added, and what activation makes of that; also in place. */
+static void NAME(finish)(const float *from, float *to, ptrdiff_t width, float scale, float shift,
+                         enum activation activation) {
+  for (ptrdiff_t x = 0; x < width; x += VECTOR)
+    NAME(store)(to + x, NAME(activated)(NAME(load)(from + x) * scale + shift, activation), width - x);
+}
+
+static const struct instructions NAME(instructions) = {
+  .name = NAMED,
+  .across = ACROSS * VECTOR,
+  .multiply = {
+    {NAME(multiply_1_1), NAME(multiply_2_1), NAME(multiply_3_1),
+     NAME(multiply_4_1), NAME(multiply_5_1), NAME(multiply_6_1)},
+    {NAME(multiply_1_3), NAME(multiply_2_3), NAME(multiply_3_3),
+     NAME(multiply_4_3), NAME(multiply_5_3), NAME(multiply_6_3)},
+  },
+  .look = NAME(look),
+  .give = NAME(give),
+  .finish = NAME(finish),
 };
