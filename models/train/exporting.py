@@ -2,14 +2,17 @@
 
 import io
 import warnings
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from brainchop_pipe.models.train.network import SCORES, SPACING, Segmenter
+from brainchop_pipe.models.train.network import SCORES, Segmenter
 from onnx import TensorProto, compose, helper, numpy_helper
 from torch import Tensor, nn
+
+from brainchop_pipe.inference.onnx_file import sealed
+from brainchop_pipe.inference.segmenter import MARGIN, SEAL, SPACING
 
 OPSET = 17
 INPUT, OUTPUT, CORNER = "volume", "logits", "corner"
@@ -18,8 +21,6 @@ _WEIGHTS = "network."
 # Before the names of what is made of the brain's box at 2 mm.
 _AROUND = "around/"
 
-# Voxels of 2 mm around what the coarse scores call brain, so that refinement can still move its border.
-_MARGIN = 3
 _SPATIAL = (2, 3, 4)
 _SLABS = 6
 # Voxels of 2 mm that a slab sees beyond its end: the reach of the convolutions at 1 mm, three.
@@ -82,7 +83,8 @@ def to_onnx(network: Segmenter) -> bytes:
     the voxel ``corner`` (3,), int64; beyond it all is background. At 1 mm the network runs
     only within the box of the brain at 2 mm, in slabs one after the other: a fifth of the
     memory and half of the time. What is needed no more is given up on the way: all features
-    of 2 mm but those of the box, and the evened image, which each slab makes again.
+    of 2 mm but those of the box, and the evened image, which each slab makes again. The
+    file is sealed: `inference.segmenter` reads the layers of it back.
     """
     network = network.to("cpu").float().eval()
     width = network.coarse.in_channels
@@ -111,7 +113,7 @@ def to_onnx(network: Segmenter) -> bytes:
     graph = helper.make_graph(nodes.nodes, "segmenter", inputs, outputs, nodes.constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(model)
-    return cast(bytes, model.SerializeToString(deterministic=True))
+    return sealed(model.SerializeToString(deterministic=True), SEAL)
 
 
 def weights_in(content: bytes) -> dict[str, Tensor]:
@@ -171,8 +173,8 @@ def _brain_box(nodes: _Nodes) -> tuple[str, str]:
     first = nodes.add("Concat", firsts, "box/firsts", axis=0)
     last = nodes.add("Concat", lasts, "box/lasts", axis=0)
     shape = nodes.add("Shape", ["coarse"], "box/shape", start=2)
-    margin = nodes.constant("box/margin", np.array([_MARGIN], np.int64))
-    beyond = nodes.constant("box/beyond", np.array([_MARGIN + 1], np.int64))
+    margin = nodes.constant("box/margin", np.array([MARGIN], np.int64))
+    beyond = nodes.constant("box/beyond", np.array([MARGIN + 1], np.int64))
     nodes.add("Sub", [first, margin], "box/before")
     low = nodes.add("Max", ["box/before", nodes.constant("box/none", np.array([0], np.int64))], "box/low")
     nodes.add("Add", [last, beyond], "box/after")

@@ -15,13 +15,14 @@ from brainchop_pipe.models.train.evaluation import evaluate
 from brainchop_pipe.models.train.exporting import weights_in
 from brainchop_pipe.models.train.loss import disagreement, one_hot, shares
 from brainchop_pipe.models.train.making import Example
-from brainchop_pipe.models.train.network import SPACING, Segmenter
+from brainchop_pipe.models.train.network import Segmenter
 from brainchop_pipe.models.train.settings import Fitting, Settings
 from brainchop_pipe.models.train.sources import CHECKING, TRAINING, Examples, Heads
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from brainchop_pipe.errors import UsageError
+from brainchop_pipe.inference.segmenter import SPACING
 from brainchop_pipe.zoo.catalog import find_model
 from brainchop_pipe.zoo.fetch import ModelStore
 

@@ -1,10 +1,12 @@
 """How far scores are from what they should be."""
 
 import torch
-from brainchop_pipe.models.train.network import SPACING, with_background
+from brainchop_pipe.models.train.network import with_background
 from brainchop_pipe.models.train.structures import TISSUES
 from torch import Tensor
 from torch.nn import functional
+
+from brainchop_pipe.inference.segmenter import SPACING
 
 _SMOOTH = 10.0
 

@@ -12,9 +12,10 @@ import torch
 from brainchop_pipe.models.train import settings
 from torch import Tensor, nn
 
+from brainchop_pipe.inference.segmenter import SPACING
+
 # Background has the score 0; each tissue a score relative to it.
 SCORES = 3
-SPACING = 2
 
 
 class Norm(nn.InstanceNorm3d):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from brainchop_pipe.errors import ModelError, ProviderError
-from brainchop_pipe.inference import native_runner, openvino_runner
+from brainchop_pipe.inference import native_layers, openvino_runner
 from brainchop_pipe.inference import onnxruntime_runner as runner
 from brainchop_pipe.inference import session as module
 from brainchop_pipe.inference.session import (
@@ -165,7 +165,7 @@ def test_own_code_that_took_its_process_with_it_is_avoided(monkeypatch):
 
 
 def test_package_without_compiled_code_does_without(monkeypatch):
-    monkeypatch.setattr(native_runner, "is_installed", lambda: False)
+    monkeypatch.setattr(native_layers, "is_installed", lambda: False)
     assert "native" not in available_devices()
     assert open_session(CHAIN, "chain", "auto", 1).execution.fallbacks == ()
     with pytest.raises(ProviderError, match="'native' was asked for"):

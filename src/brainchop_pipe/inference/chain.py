@@ -184,7 +184,10 @@ def _norm(nodes: list[Any], name: str, constants: Mapping[str, np.ndarray]) -> t
 
 def _norm_of(node: Any, constants: Mapping[str, np.ndarray]) -> Norm | None:
     numbers = _numbers(node.input[1:3], constants, 1)
-    return None if numbers is None else Norm(*numbers, _settings(node).get("epsilon", 1e-5))
+    if numbers is None:
+        return None
+    scale, shift = numbers
+    return Norm(scale, shift, _settings(node).get("epsilon", 1e-5))
 
 
 def _measures(nodes: list[Any], source: str, constants: Mapping[str, np.ndarray]) -> bool:

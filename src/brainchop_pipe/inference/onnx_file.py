@@ -1,5 +1,6 @@
 """Bytes → an ONNX model that is in order; whatever the bytes are, the worst is a `ModelError`."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,3 +83,19 @@ def _refuse_broken_text(message: Any) -> None:
         for text in [value] if isinstance(value, str | bytes) else value:
             if isinstance(text, bytes):
                 raise ModelError(f"the model has a {field.name} that is no text: {text[:40]!r}")
+
+
+def sealed(content: bytes, name: str) -> bytes:
+    """Append the digest of an ONNX file to it, as metadata under a name: so a writer knows its own files."""
+    return content + _seal(name, hashlib.sha256(content).hexdigest())
+
+
+def is_sealed(content: bytes, name: str) -> bool:
+    """Tell whether an ONNX file was sealed under this name, and not changed since."""
+    length = len(_seal(name, "0" * 64))
+    return len(content) > length and sealed(content[:-length], name) == content
+
+
+def _seal(name: str, digest: str) -> bytes:
+    entry = onnx.StringStringEntryProto(key=name, value=digest)
+    return bytes(onnx.ModelProto(metadata_props=[entry]).SerializeToString())

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from brainchop_pipe.errors import ModelError, ProviderError
-from brainchop_pipe.inference import native_runner, onnxruntime_runner, openvino_runner
+from brainchop_pipe.inference import native_layers, native_runner, onnxruntime_runner, openvino_runner
 from brainchop_pipe.inference.native_runner import NativeRunner
 from brainchop_pipe.inference.onnxruntime_runner import OnnxRuntimeRunner
 from brainchop_pipe.inference.openvino_runner import OpenVinoRunner
@@ -208,7 +208,7 @@ def _is_openvino(device: str) -> bool:
 
 def _is_installed(device: str) -> bool:
     """Tell whether a library that is not onnxruntime's is there for a device."""
-    return _is_openvino(device) or (device == "native" and native_runner.is_installed())
+    return _is_openvino(device) or (device == "native" and native_layers.is_installed())
 
 
 def _may_run(device: Device, model: bytes | None, precision: Precision) -> bool:

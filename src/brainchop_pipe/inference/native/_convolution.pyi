@@ -26,3 +26,12 @@ def scale(
     planes: tuple[int, int],
     /,
 ) -> None: ...
+def repeat(
+    instructions: str,
+    source: NDArray[float32],
+    target: NDArray[float32],
+    width: int,
+    activation: int,
+    planes: tuple[int, int],
+    /,
+) -> None: ...

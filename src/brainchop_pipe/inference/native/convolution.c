@@ -17,7 +17,7 @@
 
 /* Sums of so many channels and two registers along a row leave registers for what is summed up. */
 #define MOST_OUTPUTS 6
-#define MOST_CHANNELS 256
+#define MOST_CHANNELS 1024
 /* Pairs of a row that one looks at and of a row that one gives: 4 x 4. */
 #define POSITIONS 16
 /* Floats of a line of the cache. */
@@ -54,7 +54,8 @@ struct instructions {
   void (*look)(const float *const rows[POSITIONS], ptrdiff_t width, ptrdiff_t ahead, float *seen, ptrdiff_t apart);
   void (*give)(const float *products, ptrdiff_t apart, ptrdiff_t width, float bias, enum activation,
                float *const rows[4], double *sums);
-  void (*finish)(const float *from, float *to, ptrdiff_t width, float scale, float shift, enum activation);
+  void (*finish)(const float *from, float *to, ptrdiff_t width, float scale, float shift, enum activation, double *sums);
+  void (*repeat)(const float *from, float *to, ptrdiff_t width, enum activation);
 };
 
 /* Code between USING and DONE is for an instruction set that not all processors have. */
@@ -186,12 +187,15 @@ static void plan_rows(struct work *work) {
   work->segments = chunks == 1 ? most(least((wanted + dilation) / work->segments_apart, pairs), 1) : 1;
   work->products_row = rounded_up(work->segments * work->segments_apart, across);
   work->seen_row = across + work->products_row + rounded_up(2 * dilation, across);
-  work->seen_position = odd_lines(work->in.channels * work->seen_row);
+  /* Of 2x2x2 taps there is one position of all taps. */
+  const ptrdiff_t rows = work->task->taps == 2 ? 8 * work->in.channels : work->in.channels;
+  work->seen_position = odd_lines(rows * work->seen_row);
   work->products_position = odd_lines(work->out.channels * work->products_row);
 }
 
 static int reserve_rows(struct work *work) {
-  const ptrdiff_t seen = POSITIONS * work->seen_position, products = POSITIONS * work->products_position;
+  const ptrdiff_t positions = work->task->taps == 3 ? POSITIONS : 1;
+  const ptrdiff_t seen = positions * work->seen_position, products = positions * work->products_position;
   /* Margins of rows stay 0; what lies behind them is multiplied, too, if to no effect. */
   work->seen = PyMem_Calloc(seen + products + work->seen_row, sizeof(float));
   if (work->seen == NULL) return -1;
@@ -266,12 +270,17 @@ static void give(const struct work *work, ptrdiff_t z, ptrdiff_t pair, ptrdiff_t
   }
 }
 
+/* Where channels of a pair of planes are summed up; NULL where that is not wanted. */
+static double *sums_of(const struct work *work, ptrdiff_t pair_of_planes) {
+  return work->sums == NULL ? NULL : work->sums + 2 * work->out.channels * pair_of_planes;
+}
+
 /* 3x3x3 taps for a pair of planes. */
 static void convolve_planes(const struct work *work, ptrdiff_t pair_of_planes) {
   const struct task *task = work->task;
   const ptrdiff_t z = first_of_pair(pair_of_planes, task->dilation), across = work->with->across;
   const ptrdiff_t pairs = count_pairs(work->in.height, task->dilation);
-  double *sums = work->sums == NULL ? NULL : work->sums + 2 * work->out.channels * pair_of_planes;
+  double *sums = sums_of(work, pair_of_planes);
   for (ptrdiff_t pair = 0; pair < pairs; pair += work->segments) {
     const ptrdiff_t segments = least(work->segments, pairs - pair);
     for (ptrdiff_t x = 0; x < task->width; x += work->chunk) {
@@ -296,23 +305,46 @@ static void convolve_planes(const struct work *work, ptrdiff_t pair_of_planes) {
   }
 }
 
-/* One tap for a row. */
-static void convolve_row(const struct work *work, ptrdiff_t z, ptrdiff_t y) {
+/* Multiplies a part of a row for all outputs, and stores it. */
+static void convolve_part(const struct work *work, const float *values, ptrdiff_t apart, ptrdiff_t inputs,
+                          ptrdiff_t z, ptrdiff_t y, ptrdiff_t x, double *sums) {
   const struct task *task = work->task;
-  for (ptrdiff_t x = 0; x < task->width; x += work->chunk) {
-    const ptrdiff_t width = least(work->chunk, task->width - x);
-    multiply(work, (struct product){
-      .values = row_of(&work->in, 0, z, y) + x,
-      .apart = work->in.channel,
-      .inputs = work->in.channels,
-      .weights = work->weights,
-      .sums = work->products,
-      .sums_apart = work->products_row,
-      .width = rounded_up(width, work->with->across),
-    }, 1);
-    for (ptrdiff_t channel = 0; channel < work->out.channels; channel++)
-      work->with->finish(work->products + channel * work->products_row, row_of(&work->out, channel, z, y) + x, width,
-                         1.0f, work->bias[channel], task->activation);
+  const ptrdiff_t width = least(work->chunk, task->width - x);
+  multiply(work, (struct product){
+    .values = values,
+    .apart = apart,
+    .inputs = inputs,
+    .weights = work->weights,
+    .sums = work->products,
+    .sums_apart = work->products_row,
+    .width = rounded_up(width, work->with->across),
+  }, 1);
+  for (ptrdiff_t channel = 0; channel < work->out.channels; channel++)
+    work->with->finish(work->products + channel * work->products_row, row_of(&work->out, channel, z, y) + x, width,
+                       1.0f, work->bias[channel], task->activation, sums == NULL ? NULL : sums + 2 * channel);
+}
+
+/* One tap for a row. */
+static void convolve_row(const struct work *work, ptrdiff_t z, ptrdiff_t y, double *sums) {
+  for (ptrdiff_t x = 0; x < work->task->width; x += work->chunk)
+    convolve_part(work, row_of(&work->in, 0, z, y) + x, work->in.channel, work->in.channels, z, y, x, sums);
+}
+
+/* Every second voxel of `count`. */
+static void take_every_second(const float *from, float *to, ptrdiff_t count) {
+  for (ptrdiff_t x = 0; x < count; x++) to[x] = from[2 * x];
+}
+
+/* 2x2x2 taps that are two voxels apart, for a row of half the length: each tap of each input is one more input. */
+static void halve_row(const struct work *work, ptrdiff_t z, ptrdiff_t y, double *sums) {
+  const struct volume *in = &work->in;
+  for (ptrdiff_t x = 0; x < work->task->width; x += work->chunk) {
+    const ptrdiff_t width = least(work->chunk, work->task->width - x);
+    float *seen = work->seen;
+    for (ptrdiff_t channel = 0; channel < in->channels; channel++)
+      for (int tap = 0; tap < 8; tap++, seen += work->seen_row)
+        take_every_second(row_of(in, channel, 2 * z + tap / 4, 2 * y + tap / 2 % 2) + 2 * x + tap % 2, seen, width);
+    convolve_part(work, work->seen, work->seen_row, 8 * in->channels, z, y, x, sums);
   }
 }
 
@@ -323,8 +355,10 @@ static void convolve_all(const struct work *work) {
       convolve_planes(work, pair);
       continue;
     }
-    for (ptrdiff_t z = 2 * pair; z < least(2 * pair + 2, work->in.depth); z++)
-      for (ptrdiff_t y = 0; y < work->in.height; y++) convolve_row(work, z, y);
+    double *sums = sums_of(work, pair);
+    for (ptrdiff_t z = 2 * pair; z < least(2 * pair + 2, work->out.depth); z++)
+      for (ptrdiff_t y = 0; y < work->out.height; y++)
+        (task->taps == 2 ? halve_row : convolve_row)(work, z, y, sums);
   }
 }
 
@@ -332,17 +366,19 @@ static void convolve_all(const struct work *work) {
 static const char *what_is_wrong(const struct task *task, const Py_buffer *source, const Py_buffer *target,
                                  ptrdiff_t across) {
   const Py_ssize_t *in = source->shape, *out = target->shape;
-  if (task->taps != 1 && task->taps != 3) return "kernels of 1 or 3 voxels are needed";
+  const ptrdiff_t step = task->taps == 2 ? 2 : 1;
+  if (task->taps < 1 || task->taps > 3) return "kernels of 1 to 3 voxels are needed";
   if (task->dilation < 1 || task->width < 1) return "dilation and width must be positive";
-  if (task->taps == 1 && task->dilation != 1) return "one tap has the dilation 1";
+  if (task->taps < 3 && task->dilation != 1) return "fewer than three taps have the dilation 1";
   if (task->activation < LINEAR || task->activation > GELU) return "unknown activation";
-  if (in[0] < 1 || in[0] > MOST_CHANNELS || out[0] < 1 || out[0] > MOST_CHANNELS) return "1 to 256 channels are needed";
-  if (in[1] != out[1] || in[2] != out[2]) return "the planes differ in number or height";
+  if (in[0] < 1 || in[0] > MOST_CHANNELS || out[0] < 1 || out[0] > MOST_CHANNELS) return "1 to 1024 channels are needed";
+  if (in[1] / step != out[1] || in[2] / step != out[2]) return "the planes do not fit each other in number or height";
   /* The numbers are looked at before they are added up. They are read in whole registers. */
-  if (task->width > in[3] || rounded_up(task->width, across) > in[3]) return "the source's rows are too short";
+  if (task->width > in[3] / step || (step == 1 && rounded_up(task->width, across) > in[3]))
+    return "the source's rows are too short";
   if (task->width > out[3]) return "the target's rows are too short";
   if (task->dilation > in[1] + in[2] + in[3]) return "the dilation is larger than the volume";
-  const ptrdiff_t pairs = count_pairs(in[1], task->dilation);
+  const ptrdiff_t pairs = count_pairs(out[1], task->dilation);
   if (task->begin < 0 || task->step < 1 || task->step > out[1] || task->end > pairs) return "planes beyond the volume";
   return NULL;
 }
@@ -351,12 +387,11 @@ static const char *what_is_wrong(const struct task *task, const Py_buffer *sourc
 static const char *what_is_wrong_besides(const struct task *task, const Py_buffer *source, const Py_buffer *target,
                                          const Py_buffer *weights, const Py_buffer *bias, const Py_buffer *sums) {
   const Py_ssize_t inputs = source->shape[0], outputs = target->shape[0];
-  const ptrdiff_t of_each = task->taps == 3 ? 3 * POSITIONS : 1;
-  if (weights->shape[0] != of_each * inputs * outputs) return "weights of another number";
+  const ptrdiff_t of_each[] = {1, 8, 3 * POSITIONS};
+  if (weights->shape[0] != of_each[task->taps - 1] * inputs * outputs) return "weights of another number";
   if (bias->shape[0] != outputs) return "biases of another number";
   if (sums == NULL) return NULL;
-  if (task->taps != 3) return "sums are those of 3 x 3 x 3 taps";
-  if (sums->shape[0] != count_pairs(source->shape[1], task->dilation) || sums->shape[1] != outputs ||
+  if (sums->shape[0] != count_pairs(target->shape[1], task->dilation) || sums->shape[1] != outputs ||
       sums->shape[2] != 2)
     return "sums of another shape";
   return NULL;
@@ -447,7 +482,7 @@ static void scale_planes(const struct instructions *with, const struct task *tas
     for (ptrdiff_t channel = 0; channel < volume.channels; channel++)
       for (ptrdiff_t y = 0; y < volume.height; y++) {
         float *row = row_of(&volume, channel, z, y);
-        with->finish(row, row, task->width, scale[channel], shift[channel], task->activation);
+        with->finish(row, row, task->width, scale[channel], shift[channel], task->activation, NULL);
       }
 }
 
@@ -488,6 +523,53 @@ static PyObject *scale(PyObject *module, PyObject *arguments) {
   Py_RETURN_NONE;
 }
 
+static void repeat_planes(const struct instructions *with, const struct task *task, struct volume from,
+                          struct volume to) {
+  for (ptrdiff_t z = task->begin; z < task->end; z++)
+    for (ptrdiff_t channel = 0; channel < to.channels; channel++)
+      for (ptrdiff_t y = 0; y < to.height; y++)
+        with->repeat(row_of(&from, channel, z / 2, y / 2), row_of(&to, channel, z, y), task->width, task->activation);
+}
+
+static int repeat_arrays(const struct instructions *with, const struct task *task, const Py_buffer arrays[2]) {
+  const Py_ssize_t *from = arrays[0].shape, *to = arrays[1].shape;
+  const char *wrong = NULL;
+  if (task->activation < LINEAR || task->activation > GELU) wrong = "unknown activation";
+  if (from[0] != to[0]) wrong = "channels differ in number";
+  if (to[1] / 2 > from[1] || to[2] / 2 > from[2] || to[1] % 2 || to[2] % 2)
+    wrong = "the planes do not fit each other in number or height";
+  if (task->width < 1 || task->width > to[3] || rounded_up(task->width, with->across) > to[3] ||
+      rounded_up(task->width, with->across) / 2 > from[3])
+    wrong = "the rows are too short";
+  if (task->begin < 0 || task->end > to[1]) wrong = "planes beyond the volume";
+  if (fail(wrong) < 0) return -1;
+  Py_BEGIN_ALLOW_THREADS
+  repeat_planes(with, task, volume_of(&arrays[0]), volume_of(&arrays[1]));
+  Py_END_ALLOW_THREADS
+  return 0;
+}
+
+static PyObject *repeat(PyObject *module, PyObject *arguments) {
+  (void)module;
+  PyObject *objects[2];
+  struct task task = {0};
+  const char *name;
+  int activation;
+  if (!PyArg_ParseTuple(arguments, "sOOni(nn)", &name, &objects[0], &objects[1], &task.width, &activation, &task.begin,
+                        &task.end))
+    return NULL;
+  task.activation = (enum activation)activation;
+  const struct instructions *with = find_named(name);
+  if (with == NULL) return NULL;
+  Py_buffer arrays[2];
+  int taken = 0;
+  while (taken < 2 && get_numbers(objects[taken], &arrays[taken], 4, "f", taken == 1 ? PyBUF_WRITABLE : 0) == 0) taken++;
+  const int failed = taken < 2 || repeat_arrays(with, &task, arrays) < 0;
+  while (taken-- > 0) PyBuffer_Release(&arrays[taken]);
+  if (failed) return NULL;
+  Py_RETURN_NONE;
+}
+
 static PyObject *instructions(PyObject *module, PyObject *unused) {
   (void)module, (void)unused;
   const struct instructions *found[MOST_INSTRUCTIONS];
@@ -503,6 +585,7 @@ static PyObject *instructions(PyObject *module, PyObject *unused) {
 static PyMethodDef methods[] = {
   {"convolve", convolve, METH_VARARGS, NULL},
   {"scale", scale, METH_VARARGS, NULL},
+  {"repeat", repeat, METH_VARARGS, NULL},
   {"instructions", instructions, METH_NOARGS, NULL},
   {NULL, NULL, 0, NULL},
 };

@@ -123,6 +123,11 @@ INLINE void NAME(measure)(NAME(vector) values, ptrdiff_t left, NAME(vector) sums
   sums[1] += values * values;
 }
 
+INLINE void NAME(add_up)(const NAME(vector) measured[2], double *sums) {
+  for (int i = 0; i < 2; i++)
+    for (int v = 0; v < VECTOR; v++) sums[i] += measured[i][v];
+}
+
 /* The 2 x 2 rows, of two planes, that 4 x 4 rows of products stand for; NULL where there is none.
  * What they sum up to is added to `sums`, and their squares, where these are wanted. */
 static void NAME(give)(const float *products, ptrdiff_t apart, ptrdiff_t width, float bias,
@@ -146,16 +151,29 @@ static void NAME(give)(const float *products, ptrdiff_t apart, ptrdiff_t width, 
       NAME(store)(rows[r] + x, NAME(activated)(made[r / 2][r % 2], activation), width - x);
     }
   }
-  if (sums == NULL) return;
-  for (int i = 0; i < 2; i++)
-    for (int v = 0; v < VECTOR; v++) sums[i] += measured[i][v];
+  if (sums != NULL) NAME(add_up)(measured, sums);
 }
 
-/* A row times a number, with another one added, and what activation makes of that; also in place. */
+/* A row times a number, with another one added, and what activation makes of that; also in place. What it
+ * sums up to before the activation is added to `sums`, as `give` does. */
 static void NAME(finish)(const float *from, float *to, ptrdiff_t width, float scale, float shift,
-                         enum activation activation) {
-  for (ptrdiff_t x = 0; x < width; x += VECTOR)
-    NAME(store)(to + x, NAME(activated)(NAME(load)(from + x) * scale + shift, activation), width - x);
+                         enum activation activation, double *sums) {
+  NAME(vector) measured[2] = {{0}, {0}};
+  for (ptrdiff_t x = 0; x < width; x += VECTOR) {
+    const NAME(vector) made = NAME(load)(from + x) * scale + shift;
+    if (sums != NULL) NAME(measure)(made, width - x, measured);
+    NAME(store)(to + x, NAME(activated)(made, activation), width - x);
+  }
+  if (sums != NULL) NAME(add_up)(measured, sums);
+}
+
+/* Adds each voxel of a row to the two that it covers in one of half the spacing. */
+static void NAME(repeat)(const float *from, float *to, ptrdiff_t width, enum activation activation) {
+  for (ptrdiff_t x = 0; x < width; x += VECTOR) {
+    NAME(vector) twice;
+    UNROLL for (int v = 0; v < VECTOR; v++) twice[v] = from[x / 2 + v / 2];
+    NAME(store)(to + x, NAME(activated)(NAME(load)(to + x) + twice, activation), width - x);
+  }
 }
 
 static const struct instructions NAME(instructions) = {
@@ -170,4 +188,5 @@ static const struct instructions NAME(instructions) = {
   .look = NAME(look),
   .give = NAME(give),
   .finish = NAME(finish),
+  .repeat = NAME(repeat),
 };

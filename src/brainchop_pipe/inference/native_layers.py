@@ -1,0 +1,184 @@
+"""The only user of `native`: layers over volumes whose rows are filled up to whole registers."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from brainchop_pipe.inference.chain import Activation, Layer, Norm
+
+try:
+    from brainchop_pipe.inference.native import _convolution
+except ImportError:  # Built where there was no compiler.
+    _convolution: Any = None  # type: ignore[no-redef]
+
+# As in native/convolution.c.
+MOST_CHANNELS = 1024
+_MOST_OUTPUTS = 6
+_ACTIVATIONS: dict[Activation, int] = {"linear": 0, "relu": 1, "elu": 2, "gelu": 3}
+
+# Parts of a layer for each thread, so that one that is held up leaves work to the others.
+_PARTS = 4
+
+# Three weights in a row to the four that Winograd's F(2, 3) multiplies.
+_WINOGRAD = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+
+
+def is_installed() -> bool:
+    """Tell whether the compiled part is there, and knows this processor."""
+    return bool(_instructions())
+
+
+def _instructions() -> tuple[tuple[str, int], ...]:
+    """Name the processor's instruction sets, best first, and the voxels that each takes at a time."""
+    return () if _convolution is None else _convolution.instructions()
+
+
+class Rows(NamedTuple):
+    """A volume of channels whose rows have room behind them.
+
+    Parameters
+    ----------
+    voxels : float32, shape (channels, depth, height, row)
+        C order; from `width` on a row is 0.
+    width : int
+    """
+
+    voxels: np.ndarray
+    width: int
+
+    @property
+    def inside(self) -> np.ndarray:
+        """The volume without the room, as a view."""
+        return self.voxels[..., : self.width]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Depth, height, width."""
+        return (*self.voxels.shape[1:3], self.width)
+
+
+class PackedLayer:
+    """A layer as the compiled code reads it: blocks of outputs, in each the outputs of a tap side by side.
+
+    Parameters
+    ----------
+    layer : Layer
+        Of 1, 2 or 3 taps along each axis; two are two voxels apart, and halve the volume.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self.outputs, self.inputs, self.taps = layer.weights.shape[:3]
+        positions = _positions(layer.weights) if self.taps == 3 else [layer.weights]
+        blocks = [np.array_split(weights, -(-self.outputs // _MOST_OUTPUTS)) for weights in positions]
+        packed = [np.moveaxis(block, 0, -1).ravel() for position in blocks for block in position]
+        self.weights = np.concatenate(packed).astype(np.float32)
+        self.bias = np.ascontiguousarray(layer.bias, np.float32)
+        self.dilation = layer.dilation
+        self.norm = layer.norm
+        self.activation = layer.activation
+
+
+def _positions(weights: np.ndarray) -> np.ndarray:
+    """Give what is multiplied in the place of 3 x 3 weights across rows: (16, outputs, inputs, 3)."""
+    across_planes = np.tensordot(_WINOGRAD, weights.astype(np.float64), (1, 2))
+    made = np.tensordot(_WINOGRAD, across_planes, (1, 3)).swapaxes(0, 1)
+    return made.reshape(-1, *made.shape[2:])
+
+
+class NativeThreads:
+    """Threads that run layers; a context manager."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._instructions, self._across = _instructions()[0]
+
+    def __enter__(self) -> "NativeThreads":
+        self._pool = ThreadPoolExecutor(self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def rows(self, channels: int, shape: tuple[int, ...]) -> Rows:
+        """Give a volume of zeros."""
+        *planes, width = shape
+        row = -(-width // self._across) * self._across
+        return Rows(np.zeros((channels, *planes, row), np.float32), width)
+
+    def rows_of(self, volume: np.ndarray) -> Rows:
+        """Copy channels, shape (C, D, H, W)."""
+        made = self.rows(len(volume), volume.shape[1:])
+        made.inside[:] = volume
+        return made
+
+    def apply(self, layer: PackedLayer, seen: Rows, made: Rows | None = None) -> Rows:
+        """Run a layer; into `made`, of which the first channels are taken, or into a new volume."""
+        if made is None:
+            shape = tuple(n // 2 for n in seen.shape) if layer.taps == 2 else seen.shape
+            made = self.rows(layer.outputs, shape)
+        made = Rows(made.voxels[: layer.outputs], made.width)
+        norm, depth = layer.norm, made.shape[0]
+        pairs = _count_pairs(depth, layer.dilation)
+        sums = None if norm is None else np.zeros((pairs, layer.outputs, 2))
+        convolve = partial(
+            _convolution.convolve,
+            self._instructions,
+            seen.voxels[: layer.inputs],
+            made.voxels,
+            layer.weights,
+            layer.bias,
+            sums,
+            made.width,
+            layer.taps,
+            layer.dilation,
+            _ACTIVATIONS[layer.activation if norm is None else "linear"],
+        )
+        self._run_all(convolve, _parts(pairs, layer.dilation, self._count))
+        if norm is not None and sums is not None:
+            numbers = _scale_and_shift(norm, sums, int(np.prod(made.shape)))
+            scale = partial(_convolution.scale, self._instructions, made.voxels, *numbers, made.width)
+            self._run_on_planes(scale, depth, layer.activation)
+        return made
+
+    def add_repeated(self, coarse: Rows, fine: Rows, activation: Activation = "linear") -> None:
+        """Add each voxel to the eight that it covers in a volume of half the spacing, in place."""
+        repeat = partial(_convolution.repeat, self._instructions, coarse.voxels, fine.voxels, fine.width)
+        self._run_on_planes(repeat, fine.shape[0], activation)
+
+    def _run_on_planes(self, function: Callable[..., None], depth: int, activation: Activation) -> None:
+        run = partial(function, _ACTIVATIONS[activation])
+        self._run_all(run, pairwise(_edges(depth, _PARTS * self._count)))
+
+    def _run_all(self, function: Callable[[Any], None], parts: Iterable[Any]) -> None:
+        for _ in self._pool.map(function, parts):
+            pass
+
+
+def _scale_and_shift(norm: Norm, sums: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Give what a norm multiplies voxels with, and adds, where they and their squares sum up to `sums`."""
+    mean, power = sums.sum(axis=0).T / count
+    scale = norm.scale / np.sqrt(np.maximum(power - mean * mean, 0) + norm.epsilon)
+    return scale.astype(np.float32), (norm.shift - mean * scale).astype(np.float32)
+
+
+def _count_pairs(depth: int, dilation: int) -> int:
+    """Give the number of pairs of planes a dilation apart; some at the end have no second one."""
+    return depth // (2 * dilation) * dilation + min(depth % (2 * dilation), dilation)
+
+
+def _edges(length: int, parts: int) -> list[int]:
+    return [length * part // parts for part in range(parts + 1)]
+
+
+def _parts(pairs: int, dilation: int, threads: int) -> Iterator[tuple[int, int, int]]:
+    """Share pairs out: first, behind the last, and step, for pairs that see the same planes."""
+    parts, dilation = _PARTS * threads, min(dilation, pairs)
+    if dilation >= parts:
+        yield from ((first, pairs, dilation) for first in range(dilation))
+        return
+    for begin, end in pairwise(_edges(pairs, parts)):
+        yield from ((begin + rest, end, dilation) for rest in range(min(dilation, end - begin)))

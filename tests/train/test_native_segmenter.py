@@ -1,0 +1,69 @@
+"""Networks of training run by code of our own as they do by onnxruntime."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch, the extra [train]")
+
+from brainchop_pipe.models.train.exporting import to_onnx
+from brainchop_pipe.models.train.network import Segmenter
+from brainchop_pipe.models.train.settings import Network
+
+from brainchop_pipe.inference import native_segmenter
+from brainchop_pipe.inference.native_runner import NativeRunner, pays_for
+from brainchop_pipe.inference.onnx_file import sealed
+from brainchop_pipe.inference.onnxruntime_runner import CPU, OnnxRuntimeRunner
+from brainchop_pipe.inference.segmenter import segmenter_of
+
+BODIES = {
+    "unet": Network(widths=(4, 6, 10), refining=3),
+    "meshnet": Network(body="meshnet", widths=(5,), dilations=(1, 2, 4, 1), refining=8),
+}
+
+
+def network(name: str, offset: float = 0) -> Segmenter:
+    """A network of random weights; the greater the offset, the more brain it finds."""
+    torch.manual_seed(1)
+    made = Segmenter(BODIES[name])
+    with torch.no_grad():
+        for weights in made.parameters():
+            weights += torch.randn_like(weights) * 0.2
+        made.coarse.bias += offset
+    return made
+
+
+def image() -> np.ndarray:
+    """A bright ball in a dark room, so that scores differ over the image."""
+    places = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in (64, 48, 80)), indexing="ij"))
+    ball = (np.linalg.norm(places, axis=0) < 0.4).astype(np.float32)
+    return (ball + np.random.default_rng(0).normal(0.3, 0.1, ball.shape).astype(np.float32))[None, None]
+
+
+@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("offset", [-100, -3, -1.5, 100])
+def test_scores_and_corner_are_those_of_onnxruntime(name, offset, monkeypatch):
+    monkeypatch.setattr(native_segmenter, "_SLAB_BYTES", 1 << 18)
+    content = to_onnx(network(name, offset))
+    expected, corner = OnnxRuntimeRunner(content, CPU, 1, strict=False).run(image())
+    for threads in (1, 3):
+        found, first = NativeRunner(content, threads).run(image())
+        assert first.tolist() == corner.tolist()
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_slabs_do_not_change_scores(monkeypatch):
+    content = to_onnx(network("unet"))
+    whole = NativeRunner(content, 2).run(image())[0]
+    monkeypatch.setattr(native_segmenter, "_SLAB_BYTES", 1 << 16)
+    np.testing.assert_allclose(NativeRunner(content, 2).run(image())[0], whole, atol=1e-5)
+
+
+def test_file_that_was_changed_since_is_left_to_libraries():
+    content = to_onnx(network("unet"))
+    assert pays_for(content)
+    assert segmenter_of(content) is not None
+    place = len(content) // 2
+    changed = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    assert not pays_for(changed)
+    assert not pays_for(sealed(content, "another writer"))
