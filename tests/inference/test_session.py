@@ -14,6 +14,7 @@ from brainchop_pipe.inference.session import (
     available_devices,
     first_choice,
     gpus_of,
+    load_library,
     open_session,
     replace_with_cpu,
 )
@@ -170,6 +171,18 @@ def test_package_without_compiled_code_does_without(monkeypatch):
     assert open_session(CHAIN, "chain", "auto", 1).execution.fallbacks == ()
     with pytest.raises(ProviderError, match="'native' was asked for"):
         open_session(CHAIN, "chain", "native", 1)
+
+
+@pytest.mark.parametrize(("device", "loaded"), [("openvino", True), ("auto", False), ("cpu", False)])
+def test_library_is_loaded_ahead_where_most_networks_need_it(monkeypatch, device, loaded):
+    require_openvino()
+    calls = []
+    monkeypatch.setattr(openvino_runner, "load_openvino", lambda: calls.append(device))
+    load_library(device)
+    assert bool(calls) == loaded
+    monkeypatch.setattr(native_layers, "is_installed", lambda: False)
+    load_library("auto")
+    assert calls
 
 
 def test_replacement_on_the_cpu_keeps_the_reason():

@@ -164,8 +164,9 @@ def first_choice(device: Device, model: bytes | None = None, precision: Precisio
 
 
 def load_library(device: Device) -> None:
-    """Import what the first choice of a device needs, which takes a fifth of a second."""
-    if _is_openvino(first_choice(device)):
+    """Import what a device needs for most networks, where that takes a fifth of a second."""
+    runs_by_own_code = device == "auto" and native_layers.is_installed()
+    if _is_openvino(first_choice(device)) and not runs_by_own_code:
         openvino_runner.load_openvino()
 
 
