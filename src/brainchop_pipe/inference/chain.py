@@ -5,9 +5,9 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from brainchop_pipe.inference.onnx_file import array_of, check_model, parse_model
+from brainchop_pipe.inference.onnx_file import array_of, check_model, parse_model, settings_of
 
 Activation = Literal["linear", "relu", "elu", "gelu"]
 
@@ -130,10 +130,6 @@ def _constants(graph: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _settings(node: Any) -> dict[str, Any]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
 def _numbers(names: Sequence[str], constants: Mapping[str, np.ndarray], ndim: int) -> list[np.ndarray] | None:
     """Give constants of so many dimensions and type float32; None where one is something else."""
     arrays = [constants.get(name) for name in names]
@@ -146,7 +142,7 @@ def _convolution(node: Any, constants: Mapping[str, np.ndarray]) -> Layer | None
     biases = _numbers([name for name in node.input[2:] if name], constants, 1)
     if weights is None or biases is None or weights[0].shape[2:] not in ((1, 1, 1), (3, 3, 3)):
         return None
-    settings, edge = _settings(node), weights[0].shape[-1]
+    settings, edge = settings_of(node), weights[0].shape[-1]
     dilations = settings.get("dilations", [1, 1, 1])
     is_plain = (
         list(settings.get("kernel_shape", [edge] * 3)) == [edge] * 3
@@ -165,7 +161,7 @@ def _convolution(node: Any, constants: Mapping[str, np.ndarray]) -> Layer | None
 
 def _activation(node: Any, name: str) -> Activation | None:
     kind = _ACTIVATIONS.get(node.op_type)
-    settings = _settings(node)
+    settings = settings_of(node)
     is_plain = settings.get("alpha", 1.0) == 1.0 and settings.get("approximate", b"none") == b"none"
     return kind if list(node.input) == [name] and is_plain else None
 
@@ -187,7 +183,7 @@ def _norm_of(node: Any, constants: Mapping[str, np.ndarray]) -> Norm | None:
     if numbers is None:
         return None
     scale, shift = numbers
-    return Norm(scale, shift, _settings(node).get("epsilon", 1e-5))
+    return Norm(scale, shift, settings_of(node).get("epsilon", 1e-5))
 
 
 def _measures(nodes: list[Any], source: str, constants: Mapping[str, np.ndarray]) -> bool:
@@ -211,7 +207,7 @@ def _measures(nodes: list[Any], source: str, constants: Mapping[str, np.ndarray]
     ]
     return all(
         [_value(name, constants) if name not in (scale, shift) else name for name in node.input] == inputs
-        and {k: v for k, v in _settings(node).items() if k != "epsilon"} == settings
+        and {k: v for k, v in settings_of(node).items() if k != "epsilon"} == settings
         for node, (inputs, settings) in zip(nodes, wanted, strict=True)
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, Message
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from brainchop_pipe.errors import ModelError
 
@@ -83,6 +83,11 @@ def _refuse_broken_text(message: Any) -> None:
         for text in [value] if isinstance(value, str | bytes) else value:
             if isinstance(text, bytes):
                 raise ModelError(f"the model has a {field.name} that is no text: {text[:40]!r}")
+
+
+def settings_of(node: Any) -> dict[str, Any]:
+    """Give a node's attributes by name."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def sealed(content: bytes, name: str) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from brainchop_pipe.errors import ModelError
-from brainchop_pipe.inference.onnx_file import array_of, check_model, parse_model, type_name
+from brainchop_pipe.inference.onnx_file import array_of, check_model, parse_model, settings_of, type_name
 
 LABELS_NAME = "labels"
 CONFIDENCE_NAME = "confidence"
@@ -215,7 +215,7 @@ def _pointwise_convolution(graph: Any, logits: Any) -> Any:
     constant_names = {*constants, ""} - {value.name for value in graph.input}
     if last is None or last.op_type != "Conv" or not set(last.input[1:]) <= constant_names:
         return None
-    settings = {a.name: helper.get_attribute_value(a) for a in last.attribute}
+    settings = settings_of(last)
     is_plain = (
         list(constants[last.input[1]].dims[2:]) == [1, 1, 1]
         and settings.get("group", 1) == 1

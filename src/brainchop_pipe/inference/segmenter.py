@@ -6,10 +6,9 @@ from itertools import count, takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
-from onnx import helper
 
 from brainchop_pipe.inference.chain import Activation, Layer, Norm
-from brainchop_pipe.inference.onnx_file import array_of, is_sealed, parse_model
+from brainchop_pipe.inference.onnx_file import array_of, is_sealed, parse_model, settings_of
 
 # Under this name the exporter says that it wrote the file, and nobody since.
 SEAL = "brainchop_pipe.segmenter.1"
@@ -97,9 +96,7 @@ class _Weights:
                 self._arrays[name] = array_of(tensor)
         for node in graph.node:
             for name in node.input[1:2]:
-                self._settings[_PREFIX.sub("", name, count=1)] = {
-                    a.name: helper.get_attribute_value(a) for a in node.attribute
-                }
+                self._settings[_PREFIX.sub("", name, count=1)] = settings_of(node)
 
     def has(self, name: str) -> bool:
         return f"{name}.weight" in self._arrays

@@ -1,1 +1,1 @@
-"""Convolutions of few channels, compiled; `_convolution` is missing where no compiler was at hand."""
+"""Convolutions, compiled; `_convolution` is missing where no compiler was at hand."""
