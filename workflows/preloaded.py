@@ -2,6 +2,9 @@
 
 import gc
 
+# What steps import when they are called: numpy's percentiles, and filters of the default model.
+import numpy.ma  # noqa: F401
+import scipy.ndimage  # noqa: F401
 from brainchop_pipe.workflows import draw_pictures  # noqa: F401 - a job that comes after the networks
 
 from brainchop_pipe.core import interpolate  # noqa: F401 - conforming imports it when it is called
