@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -30,6 +30,9 @@ from brainchop_pipe.headers import AffineChoice, Place, Placement, find_place, o
 # half of such an image can change or get lost without the other.
 _SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 _COMPRESSED = (".gz", ".mgz")
+
+# Its stubs call the class an instance.
+_IGZIP_ERROR = cast(type[Exception], igzip_lib.error)
 
 # Fewer voxels along an axis hold no head.
 _FEWEST_VOXELS = 8
@@ -187,7 +190,7 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (gzip.BadGzipFile, zlib.error, igzip_lib.IsalError, EOFError) as error:
+    except (gzip.BadGzipFile, zlib.error, _IGZIP_ERROR, EOFError) as error:
         raise InputError(
             f"{path.name} is truncated or corrupt (gzip: {error}); copy or convert it again"
         ) from error

@@ -403,13 +403,33 @@ static int fail(const char *wrong) {
   return -1;
 }
 
-static int get_numbers(PyObject *object, Py_buffer *buffer, int dimensions, const char *format, int flags) {
-  if (PyObject_GetBuffer(object, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | flags) < 0) return -1;
-  if (buffer->ndim == dimensions && strcmp(buffer->format, format) == 0) return 0;
+/* What an array must be. */
+struct kind {
+  int dimensions;
+  const char *format;
+  int flags;
+};
+
+static int get_numbers(PyObject *object, Py_buffer *buffer, const struct kind *kind) {
+  if (PyObject_GetBuffer(object, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | kind->flags) < 0) return -1;
+  if (buffer->ndim == kind->dimensions && strcmp(buffer->format, kind->format) == 0) return 0;
   PyErr_Format(PyExc_TypeError, "an array of %d dimensions, format %s, was given; %s of %d are needed", buffer->ndim,
-               buffer->format, *format == 'd' ? "float64" : "float32", dimensions);
+               buffer->format, *kind->format == 'd' ? "float64" : "float32", kind->dimensions);
   PyBuffer_Release(buffer);
   return -1;
+}
+
+static void release_arrays(Py_buffer *arrays, int count) {
+  while (count-- > 0) PyBuffer_Release(&arrays[count]);
+}
+
+static int get_arrays(PyObject *const *objects, Py_buffer *arrays, const struct kind *kinds, int count) {
+  for (int i = 0; i < count; i++)
+    if (get_numbers(objects[i], &arrays[i], &kinds[i]) < 0) {
+      release_arrays(arrays, i);
+      return -1;
+    }
+  return 0;
 }
 
 static const struct instructions *find_named(const char *name) {
@@ -422,7 +442,11 @@ static const struct instructions *find_named(const char *name) {
 
 enum { SOURCE, TARGET, WEIGHTS, BIAS, SUMS, ARRAYS };
 
-static const int array_dimensions[ARRAYS] = {4, 4, 1, 1, 3};
+static const struct kind convolved[ARRAYS] = {
+  {4, "f", 0}, {4, "f", PyBUF_WRITABLE}, {1, "f", 0}, {1, "f", 0}, {3, "d", PyBUF_WRITABLE},
+};
+static const struct kind scaled[] = {{4, "f", PyBUF_WRITABLE}, {1, "f", 0}, {1, "f", 0}};
+static const struct kind repeated[] = {{4, "f", 0}, {4, "f", PyBUF_WRITABLE}};
 
 static int convolve_arrays(const struct instructions *with, const struct task *task, const Py_buffer arrays[ARRAYS],
                            const Py_buffer *sums) {
@@ -465,13 +489,9 @@ static PyObject *convolve(PyObject *module, PyObject *arguments) {
   if (with == NULL) return NULL;
   Py_buffer arrays[ARRAYS];
   const int count = objects[SUMS] == Py_None ? SUMS : ARRAYS;
-  int taken = 0;
-  while (taken < count && get_numbers(objects[taken], &arrays[taken], array_dimensions[taken], taken == SUMS ? "d" : "f",
-                                      taken == TARGET || taken == SUMS ? PyBUF_WRITABLE : 0) == 0)
-    taken++;
-  const Py_buffer *sums = count == ARRAYS ? &arrays[SUMS] : NULL;
-  const int failed = taken < count || convolve_arrays(with, &task, arrays, sums) < 0;
-  while (taken-- > 0) PyBuffer_Release(&arrays[taken]);
+  if (get_arrays(objects, arrays, convolved, count) < 0) return NULL;
+  const int failed = convolve_arrays(with, &task, arrays, count == ARRAYS ? &arrays[SUMS] : NULL) < 0;
+  release_arrays(arrays, count);
   if (failed) return NULL;
   Py_RETURN_NONE;
 }
@@ -514,11 +534,9 @@ static PyObject *scale(PyObject *module, PyObject *arguments) {
   const struct instructions *with = find_named(name);
   if (with == NULL) return NULL;
   Py_buffer arrays[3];
-  int taken = 0;
-  while (taken < 3 && get_numbers(objects[taken], &arrays[taken], taken == 0 ? 4 : 1, "f", taken == 0 ? PyBUF_WRITABLE : 0) == 0)
-    taken++;
-  const int failed = taken < 3 || scale_arrays(with, &task, arrays) < 0;
-  while (taken-- > 0) PyBuffer_Release(&arrays[taken]);
+  if (get_arrays(objects, arrays, scaled, 3) < 0) return NULL;
+  const int failed = scale_arrays(with, &task, arrays) < 0;
+  release_arrays(arrays, 3);
   if (failed) return NULL;
   Py_RETURN_NONE;
 }
@@ -562,10 +580,9 @@ static PyObject *repeat(PyObject *module, PyObject *arguments) {
   const struct instructions *with = find_named(name);
   if (with == NULL) return NULL;
   Py_buffer arrays[2];
-  int taken = 0;
-  while (taken < 2 && get_numbers(objects[taken], &arrays[taken], 4, "f", taken == 1 ? PyBUF_WRITABLE : 0) == 0) taken++;
-  const int failed = taken < 2 || repeat_arrays(with, &task, arrays) < 0;
-  while (taken-- > 0) PyBuffer_Release(&arrays[taken]);
+  if (get_arrays(objects, arrays, repeated, 2) < 0) return NULL;
+  const int failed = repeat_arrays(with, &task, arrays) < 0;
+  release_arrays(arrays, 2);
   if (failed) return NULL;
   Py_RETURN_NONE;
 }
