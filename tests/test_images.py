@@ -214,6 +214,8 @@ def damage(content: bytes, kind: str) -> bytes:
         return content[: len(content) // 2]
     if kind == "corrupt":
         return content[:200] + bytes(60) + content[260:]
+    if kind == "checksum":
+        return content[:-8] + bytes(4) + content[-4:]
     if kind == "no data":
         return gzip.compress(gzip.decompress(content)[:352])
     if kind == "no header":
@@ -221,7 +223,7 @@ def damage(content: bytes, kind: str) -> bytes:
     return b"this is no gzip file at all, just some text of a few words"
 
 
-@pytest.mark.parametrize("kind", ["truncated", "corrupt", "no data", "no header", "text"])
+@pytest.mark.parametrize("kind", ["truncated", "corrupt", "checksum", "no data", "no header", "text"])
 def test_damaged_file_is_refused_by_name(head_file, kind):
     head_file.write_bytes(damage(head_file.read_bytes(), kind))
     with pytest.raises(InputError, match=r"head_T1w\.nii\.gz .*(copy or convert it again|convert it again)"):

@@ -12,7 +12,7 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from torch import Tensor, nn
 
 from brainchop_pipe.inference.onnx_file import sealed
-from brainchop_pipe.inference.segmenter import MARGIN, SEAL, SPACING
+from brainchop_pipe.inference.segmenter import EPSILON, HALO, MARGIN, SEAL, SPACING, constants_of
 
 OPSET = 17
 INPUT, OUTPUT, CORNER = "volume", "logits", "corner"
@@ -23,8 +23,6 @@ _AROUND = "around/"
 
 _SPATIAL = (2, 3, 4)
 _SLABS = 6
-# Voxels of 2 mm that a slab sees beyond its end: the reach of the convolutions at 1 mm, three.
-_HALO = 2
 
 
 class _Seen(nn.Module):
@@ -119,9 +117,9 @@ def to_onnx(network: Segmenter) -> bytes:
 def weights_in(content: bytes) -> dict[str, Tensor]:
     """Give the weights in an ONNX file that `to_onnx` made, by their names in a `Segmenter`; else nothing."""
     weights = {}
-    for constant in onnx.load_from_string(content).graph.initializer:
+    for key, constant in constants_of(onnx.load_from_string(content).graph).items():
         # The first slab's refinement is that of all.
-        name = constant.name.removeprefix(_slab_prefix(0)).removeprefix(_AROUND)
+        name = key.removeprefix(_slab_prefix(0)).removeprefix(_AROUND)
         if name.startswith(_WEIGHTS):
             values = np.array(numpy_helper.to_array(constant))
             weights[name.removeprefix(_WEIGHTS)] = torch.from_numpy(values)
@@ -151,7 +149,7 @@ def _inverse_deviation(nodes: _Nodes, eps: float) -> str:
     """Add what the centred image is multiplied by, as an instance norm does."""
     nodes.add("Mul", ["level/centred", "level/centred"], "level/squares")
     nodes.add("ReduceMean", ["level/squares"], "level/variance")
-    nodes.add("Add", ["level/variance", nodes.constant("level/eps", np.float32(eps))], "level/above_zero")
+    nodes.add("Add", ["level/variance", nodes.constant(EPSILON, np.float32(eps))], "level/above_zero")
     nodes.add("Sqrt", ["level/above_zero"], "level/deviation")
     return nodes.add("Reciprocal", ["level/deviation"], "level/inverse")
 
@@ -192,7 +190,7 @@ def _refined_slabs(nodes: _Nodes, sharpened: Any, low: str, high: str) -> list[s
     extent = nodes.add("Sub", [last, first], "slab/extent")
     rounded = nodes.add("Add", [extent, nodes.number(_SLABS - 1)], "slab/rounded")
     thinnest = nodes.add("Div", [rounded, nodes.number(_SLABS)], "slab/thinnest")
-    with_halos = nodes.add("Add", [thinnest, nodes.number(2 * _HALO)], "slab/with_halos")
+    with_halos = nodes.add("Add", [thinnest, nodes.number(2 * HALO)], "slab/with_halos")
     thickness = nodes.add("Min", [with_halos, extent], "slab/thickness")
     furthest = nodes.add("Sub", [last, thickness], "slab/furthest")
     edges = [first]
@@ -209,7 +207,7 @@ def _refined_slabs(nodes: _Nodes, sharpened: Any, low: str, high: str) -> list[s
     for slab in range(_SLABS):
         core = (edges[slab], edges[slab + 1])
         prefix = _slab_prefix(slab)
-        above = nodes.add("Sub", [core[0], nodes.number(_HALO)], f"{prefix}above")
+        above = nodes.add("Sub", [core[0], nodes.number(HALO)], f"{prefix}above")
         not_before = nodes.add("Max", [above, first], f"{prefix}not_before")
         start = nodes.add("Min", [not_before, furthest], f"{prefix}start")
         if found:

@@ -35,7 +35,7 @@ def instructions(request, monkeypatch) -> str:
         # Rows in parts, more than one behind another, and a dilation beyond the volume.
         ((1, 2), 40, (3, 4, 145)),
         ((2, 1), 3, (5, 30, 9)),
-        ((17,), 2, (4, 5, 6)),
+        ((17, 100), 2, (4, 5, 6)),
     ],
 )
 def test_scores_are_those_of_onnxruntime(instructions, dilations, channels, shape, activation):

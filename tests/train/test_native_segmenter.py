@@ -5,15 +5,17 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch, the extra [train]")
 
-from brainchop_pipe.models.train.exporting import to_onnx
+from brainchop_pipe.models.train.exporting import to_onnx, weights_in
 from brainchop_pipe.models.train.network import Segmenter
 from brainchop_pipe.models.train.settings import Network
 
+from brainchop_pipe.errors import ModelError
 from brainchop_pipe.inference import native_segmenter
 from brainchop_pipe.inference.native_runner import NativeRunner, pays_for
 from brainchop_pipe.inference.onnx_file import sealed
 from brainchop_pipe.inference.onnxruntime_runner import CPU, OnnxRuntimeRunner
-from brainchop_pipe.inference.segmenter import segmenter_of
+from brainchop_pipe.inference.segmenter import SEAL, segmenter_of
+from networks import mesh_net
 
 BODIES = {
     "unet": Network(widths=(4, 6, 10), refining=3),
@@ -50,6 +52,38 @@ def test_scores_and_corner_are_those_of_onnxruntime(name, offset, monkeypatch):
         assert first.tolist() == corner.tolist()
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_equal_weights_of_which_the_exporter_keeps_one_are_found():
+    made = Segmenter(BODIES["unet"])
+    with torch.no_grad():
+        for name, weights in made.named_parameters():
+            if name.endswith("bias"):
+                weights.fill_(0.3)
+        made.refine[1].weight.copy_(made.refine[3].weight)
+    content = to_onnx(made)
+    assert weights_in(content).keys() == made.state_dict().keys()
+    expected, _ = OnnxRuntimeRunner(content, CPU, 1, strict=False).run(image())
+    found, _ = NativeRunner(content, 2).run(image())
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_sealed_file_of_another_network_is_refused():
+    with pytest.raises(ModelError, match=r"has no stem\.0\.weight; choose another device"):
+        NativeRunner(sealed(mesh_net((1,)), SEAL), 1)
+
+
+def test_edges_that_cannot_be_halved_are_refused():
+    with pytest.raises(ModelError, match="must be a multiple of 2"):
+        NativeRunner(to_onnx(network("unet")), 1).run(np.ascontiguousarray(image()[..., :78]))
+
+
+def test_image_far_from_zero_keeps_its_contrast():
+    content, far = to_onnx(network("unet", -3)), image() + 3000
+    expected, corner = OnnxRuntimeRunner(content, CPU, 1, strict=False).run(image())
+    found, first = NativeRunner(content, 1).run(far)
+    assert first.tolist() == corner.tolist()
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
 
 
 def test_slabs_do_not_change_scores(monkeypatch):

@@ -46,12 +46,12 @@ class Norm(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A convolution over a volume that keeps its shape, and what follows it.
+    """A convolution over a volume, and what follows it.
 
     Parameters
     ----------
     weights : float32, shape (outputs, inputs, n, n, n)
-        n is 1 or 3.
+        n is 1 or 3, which keep the shape; or 2, two voxels apart, which halve it.
     bias : float32, shape (outputs,)
     dilation : int
         Of all three axes; what lies beyond the volume counts as 0.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from brainchop_pipe.errors import ModelError
 from brainchop_pipe.inference.chain import Activation, Layer, Norm
 
 try:
@@ -122,7 +123,9 @@ class NativeThreads:
             made = self.rows(layer.outputs, shape)
         made = Rows(made.voxels[: layer.outputs], made.width)
         norm, depth = layer.norm, made.shape[0]
-        pairs = _count_pairs(depth, layer.dilation)
+        # Beyond the longest edge each tap but the middle one sees nothing, however far it is.
+        dilation = min(layer.dilation, max(made.shape))
+        pairs = _count_pairs(depth, dilation)
         sums = None if norm is None else np.zeros((pairs, layer.outputs, 2))
         convolve = partial(
             _convolution.convolve,
@@ -134,10 +137,10 @@ class NativeThreads:
             sums,
             made.width,
             layer.taps,
-            layer.dilation,
+            dilation,
             _ACTIVATIONS[layer.activation if norm is None else "linear"],
         )
-        self._run_all(convolve, _parts(pairs, layer.dilation, self._count))
+        self._run_all(convolve, _parts(pairs, dilation, self._count))
         if norm is not None and sums is not None:
             numbers = _scale_and_shift(norm, sums, int(np.prod(made.shape)))
             scale = partial(_convolution.scale, self._instructions, made.voxels, *numbers, made.width)
@@ -146,6 +149,11 @@ class NativeThreads:
 
     def add_repeated(self, coarse: Rows, fine: Rows, activation: Activation = "linear") -> None:
         """Add each voxel to the eight that it covers in a volume of half the spacing, in place."""
+        if fine.shape != tuple(2 * n for n in coarse.shape):
+            raise ModelError(
+                f"levels of {coarse.shape} and {fine.shape} voxels do not fit each other; each edge of the "
+                "volume must be a multiple of 2 to the number of levels"
+            )
         repeat = partial(_convolution.repeat, self._instructions, coarse.voxels, fine.voxels, fine.width)
         self._run_on_planes(repeat, fine.shape[0], activation)
 
@@ -159,7 +167,10 @@ class NativeThreads:
 
 
 def _scale_and_shift(norm: Norm, sums: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give what a norm multiplies voxels with, and adds, where they and their squares sum up to `sums`."""
+    """Give what a norm multiplies voxels with, and adds, where they and their squares sum up to `sums`.
+
+    Right to a thousandth of the deviation up to means of a thousand deviations.
+    """
     mean, power = sums.sum(axis=0).T / count
     scale = norm.scale / np.sqrt(np.maximum(power - mean * mean, 0) + norm.epsilon)
     return scale.astype(np.float32), (norm.shift - mean * scale).astype(np.float32)

@@ -44,8 +44,8 @@ class NativeRunner:
         if network is None:
             raise ModelError(
                 "the network is no chain of 3 x 3 x 3 and 1 x 1 x 1 convolutions of up to "
-                f"{MOST_CHANNELS} channels, each with an instance norm, ReLU, ELU, GELU or nothing behind "
-                "it, and none that brainchop_pipe.models.train exported; choose another device"
+                f"{MOST_CHANNELS} channels, behind each an instance norm or none, and ReLU, ELU, GELU or "
+                "nothing, and none that brainchop_pipe.models.train exported; choose another device"
             )
         self._network = network
 

@@ -7,12 +7,10 @@ import numpy as np
 
 from brainchop_pipe.inference.chain import Layer
 from brainchop_pipe.inference.native_layers import NativeThreads, PackedLayer, Rows
-from brainchop_pipe.inference.segmenter import MARGIN, SPACING, Segmenter, UNet
+from brainchop_pipe.inference.segmenter import HALO, MARGIN, SPACING, Segmenter, UNet
 
 # A layer of the refinement takes about so many bytes at a time.
 _SLAB_BYTES = 48 << 20
-# Voxels of 2 mm that a slab sees beyond its end: the reach of the convolutions at 1 mm, three.
-_HALO = 2
 
 
 class NativeSegmenter:
@@ -59,6 +57,7 @@ class NativeSegmenter:
 
     def _run_body(self, native: NativeThreads, image: np.ndarray, mean: float, inverse: float) -> Rows:
         stem = PackedLayer(_of_even_image(self._network.stem, mean, inverse))
+        # Two taps read no further than a row's width, so that it needs no room behind.
         found = native.apply(stem, Rows(image, image.shape[-1]))
         if isinstance(self._body, _PackedUNet):
             return self._body.run(native, found)
@@ -113,8 +112,9 @@ class _Refinement:
 def _level(image: np.ndarray, epsilon: float) -> tuple[float, float]:
     """Give an image's mean, and one through its deviation."""
     mean = float(image.mean(dtype=np.float64))
-    power = sum(float(np.vdot(plane, plane)) for plane in image) / image.size
-    return mean, (max(power - mean * mean, 0) + epsilon) ** -0.5
+    centred = (plane - np.float32(mean) for plane in image)
+    variance = sum(float(np.vdot(plane, plane)) for plane in centred) / image.size
+    return mean, (variance + epsilon) ** -0.5
 
 
 def _of_even_image(layer: Layer, mean: float, inverse: float) -> Layer:
@@ -141,10 +141,10 @@ def _brain_box(coarse: np.ndarray) -> tuple[slice, ...]:
 def _slabs(shape: tuple[int, ...], channels: int) -> Iterator[tuple[slice, slice]]:
     """Cut a box along its first axis: what is kept of each slab, and what it sees, in voxels of 2 mm."""
     depth = shape[0]
-    count = -(-4 * channels * SPACING**3 * int(np.prod(shape)) // _SLAB_BYTES)
+    count = min(-(-4 * channels * SPACING**3 * int(np.prod(shape)) // _SLAB_BYTES), depth)
     edges = [depth * slab // count for slab in range(count + 1)]
     for low, high in pairwise(edges):
-        yield slice(low, high), slice(max(low - _HALO, 0), min(high + _HALO, depth))
+        yield slice(low, high), slice(max(low - HALO, 0), min(high + HALO, depth))
 
 
 def _fine(planes: slice) -> slice:

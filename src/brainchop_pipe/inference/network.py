@@ -9,6 +9,7 @@ import numpy as np
 from brainchop_pipe.errors import ModelError, ProviderError
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.card_input import Slices
+from brainchop_pipe.inference.native_runner import pays_for
 from brainchop_pipe.inference.reduce import labels_model, split_model
 from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.session import (
@@ -116,7 +117,8 @@ class Network:
         try:
             is_native, is_openvino = device == "native", device == "openvino"
             most_channels = classes if is_native else _most_channels_of_openvino(classes)
-            parts = split_model(model, classes, most_channels) if is_native or is_openvino else None
+            can_be_split = is_openvino or (is_native and pays_for(model))
+            parts = split_model(model, classes, most_channels) if can_be_split else None
             if parts is not None:
                 return dict(zip(("all but last", _LAST), parts, strict=True))
             if is_native:

@@ -1,12 +1,12 @@
 """What `models.train` exports, read back as layers: a body at 2 mm, a refinement at 1 mm near the brain."""
 
-import re
 from collections.abc import Iterator
 from itertools import count, takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from brainchop_pipe.errors import ModelError
 from brainchop_pipe.inference.chain import Activation, Layer, Norm
 from brainchop_pipe.inference.onnx_file import array_of, is_sealed, parse_model, settings_of
 
@@ -17,9 +17,13 @@ SPACING = 2
 # Voxels of 2 mm around what the coarse scores call brain, so that refinement can still move its border.
 MARGIN = 3
 
+# Voxels of 2 mm that a slab sees beyond its end: the reach of the convolutions at 1 mm, three.
+HALO = 2
+# What is added to the variance of the image.
+EPSILON = "level/eps"
+
 # Weights are called as in training, behind these: the first slab's refinement is that of all.
-_PREFIX = re.compile(r"(slab/0/|around/|)network\.")
-_EPSILON = "level/eps"
+_PREFIXES = ("network.", "around/network.", "slab/0/network.")
 
 
 class UNet(NamedTuple):
@@ -79,44 +83,49 @@ def segmenter_of(model: bytes) -> Segmenter | None:
     Raises
     ------
     ModelError
-        These bytes are no ONNX model.
+        These bytes are no ONNX model, or one without these layers.
     """
     return _read(_Weights(parse_model(model).graph)) if is_sealed(model, SEAL) else None
 
 
 class _Weights:
-    """The layers of a graph by their names in training."""
+    """The layers of a graph by their names in training.
+
+    Only kernels are looked up by name, and all else through the nodes that take it. Of
+    equal weights the exporter keeps one, and gives the others as identities of it.
+    """
 
     def __init__(self, graph: Any) -> None:
-        self._arrays: dict[str, np.ndarray] = {}
-        self._settings: dict[str, dict[str, Any]] = {}
-        for tensor in graph.initializer:
-            name, found = _PREFIX.subn("", tensor.name, count=1)
-            if found or name == _EPSILON:
-                self._arrays[name] = array_of(tensor)
-        for node in graph.node:
-            for name in node.input[1:2]:
-                self._settings[_PREFIX.sub("", name, count=1)] = settings_of(node)
+        self._constants = constants_of(graph)
+        self._convolutions = {node.input[1]: node for node in graph.node if node.op_type == "Conv"}
+        norms = [node for node in graph.node if node.op_type == "InstanceNormalization"]
+        self._norms = {node.input[0]: node for node in norms}
 
     def has(self, name: str) -> bool:
-        return f"{name}.weight" in self._arrays
+        return any(f"{prefix}{name}.weight" in self._convolutions for prefix in _PREFIXES)
 
-    def number(self, name: str) -> float:
-        return float(self._arrays[name])
+    def array(self, name: str) -> np.ndarray:
+        return array_of(self._constants[name])
 
     def plain(self, name: str, activation: Activation = "linear") -> Layer:
         """Give a convolution with a bias, or without."""
-        weights = self._arrays[f"{name}.weight"]
-        bias = self._arrays.get(f"{name}.bias", np.zeros(len(weights), np.float32))
-        dilation = self._settings[f"{name}.weight"].get("dilations", [1])[0]
-        return Layer(weights, bias, dilation, None, activation)
+        node = self._convolution(name)
+        weights, *biases = [self.array(given) for given in node.input[1:]]
+        bias = biases[0] if biases else np.zeros(len(weights), np.float32)
+        return Layer(weights, bias, settings_of(node).get("dilations", [1])[0], None, activation)
 
     def unit(self, name: str) -> Layer:
         """Give a convolution with an instance norm and a ReLU behind it."""
-        norm = f"{name}.1.weight"
-        epsilon = self._settings[norm].get("epsilon", 1e-5)
-        found = Norm(self._arrays[norm], self._arrays[f"{name}.1.bias"], epsilon)
+        norm = self._norms[self._convolution(f"{name}.0").output[0]]
+        scale, shift = (self.array(given) for given in norm.input[1:])
+        found = Norm(scale, shift, settings_of(norm).get("epsilon", 1e-5))
         return self.plain(f"{name}.0", "relu")._replace(norm=found)
+
+    def _convolution(self, name: str) -> Any:
+        for prefix in _PREFIXES:
+            if f"{prefix}{name}.weight" in self._convolutions:
+                return self._convolutions[f"{prefix}{name}.weight"]
+        raise ModelError(f"the network's file has no {name}.weight; choose another device")
 
     def units(self, name: str) -> tuple[Layer, ...]:
         return tuple(self.unit(f"{name}.{i}") for i in self._numbers(name, ".0"))
@@ -134,9 +143,15 @@ class _Weights:
         return takewhile(lambda i: self.has(f"{name}.{i}{behind}"), count())
 
 
+def constants_of(graph: Any) -> dict[str, Any]:
+    """Give the ``onnx.TensorProto`` of each constant of a graph, also where it is an identity of another."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    identities = [node for node in graph.node if node.op_type == "Identity" and node.input[0] in constants]
+    return constants | {node.output[0]: constants[node.input[0]] for node in identities}
+
+
 def _read(weights: _Weights) -> Segmenter:
     return Segmenter(
-        epsilon=weights.number(_EPSILON),
         stem=weights.unit("stem"),
         body=weights.unet() if weights.has("body.first.0") else weights.units("body"),
         coarse=weights.plain("coarse"),
@@ -144,4 +159,5 @@ def _read(weights: _Weights) -> Segmenter:
         detail=weights.plain("detail"),
         refine=tuple(weights.plain(f"refine.{i}", "relu") for i in (1, 3)),
         fine=weights.plain("fine"),
+        epsilon=float(weights.array(EPSILON)),
     )

@@ -1,4 +1,4 @@
-/* Dilated 3x3x3 convolutions, for processors.
+/* Convolutions of volumes, for processors: dilated 3x3x3 ones above all, and what goes with them.
  *
  * Libraries lay channels side by side in registers, and fill eight or sixteen places with five
  * channels. Here the places are voxels of a row, and a few output channels of them are summed up in
@@ -113,7 +113,8 @@ static int find_instructions(const struct instructions *found[MOST_INSTRUCTIONS]
 struct task {
   ptrdiff_t width;            /* Voxels of a row; behind them it is filled up with zeros. */
   ptrdiff_t taps, dilation;
-  ptrdiff_t begin, end, step; /* Pairs of planes. */
+  ptrdiff_t begin, end;       /* Pairs of planes; planes of what is no convolution. */
+  ptrdiff_t step;             /* From one pair to the next. */
   enum activation activation;
 };
 
@@ -218,14 +219,14 @@ static const float *multiply(const struct work *work, struct product product, pt
 }
 
 /* Where the margin of a row begins, a register behind the row's own begin. */
-static float *seen_row(const struct work *work, ptrdiff_t position, ptrdiff_t channel) {
+static float *margin_of(const struct work *work, ptrdiff_t position, ptrdiff_t channel) {
   return work->seen + position * work->seen_position + channel * work->seen_row + work->with->across;
 }
 
 /* Makes what is multiplied of the rows that a pair of rows, of a pair of planes, sees: a chunk, from x on, and
  * a dilation before and behind it. Whole registers from the begin of a row on are read, so that none is read
  * beyond its end. */
-static void look(const struct work *work, ptrdiff_t z, ptrdiff_t pair, ptrdiff_t x, ptrdiff_t segment) {
+static void look_around(const struct work *work, ptrdiff_t z, ptrdiff_t pair, ptrdiff_t x, ptrdiff_t segment) {
   const struct volume *in = &work->in;
   const ptrdiff_t dilation = work->task->dilation, y = first_of_pair(pair, dilation);
   const ptrdiff_t ahead = (first_of_pair(pair + 1, dilation) - y) * in->row;
@@ -239,7 +240,7 @@ static void look(const struct work *work, ptrdiff_t z, ptrdiff_t pair, ptrdiff_t
       const int is_within = from_z >= 0 && from_z < in->depth && from_y >= 0 && from_y < in->height;
       rows[p] = is_within ? row_of(in, channel, from_z, from_y) + begin : work->nothing;
     }
-    work->with->look(rows, end - begin, ahead, seen_row(work, 0, channel) + at, work->seen_position);
+    work->with->look(rows, end - begin, ahead, margin_of(work, 0, channel) + at, work->seen_position);
   }
 }
 
@@ -250,12 +251,12 @@ static void clear_margins(const struct work *work, ptrdiff_t x) {
   const ptrdiff_t before = most(dilation - x, 0), behind = least(work->task->width - x + dilation, room);
   for (int p = 0; p < POSITIONS; p++)
     for (ptrdiff_t channel = 0; channel < work->in.channels; channel++) {
-      memset(seen_row(work, p, channel), 0, sizeof(float) * before);
-      memset(seen_row(work, p, channel) + behind, 0, sizeof(float) * (room - behind));
+      memset(margin_of(work, p, channel), 0, sizeof(float) * before);
+      memset(margin_of(work, p, channel) + behind, 0, sizeof(float) * (room - behind));
     }
 }
 
-static void give(const struct work *work, ptrdiff_t z, ptrdiff_t pair, ptrdiff_t x, ptrdiff_t width,
+static void give_rows(const struct work *work, ptrdiff_t z, ptrdiff_t pair, ptrdiff_t x, ptrdiff_t width,
                  const float *products, double *sums) {
   const struct volume *out = &work->out;
   const ptrdiff_t dilation = work->task->dilation, y = first_of_pair(pair, dilation);
@@ -286,11 +287,11 @@ static void convolve_planes(const struct work *work, ptrdiff_t pair_of_planes) {
     for (ptrdiff_t x = 0; x < task->width; x += work->chunk) {
       const ptrdiff_t width = least(work->chunk, task->width - x);
       if (work->chunk < task->width) clear_margins(work, x);
-      for (ptrdiff_t s = 0; s < segments; s++) look(work, z, pair + s, x, s);
+      for (ptrdiff_t s = 0; s < segments; s++) look_around(work, z, pair + s, x, s);
       const float *weights = work->weights;
       for (int p = 0; p < POSITIONS; p++)
         weights = multiply(work, (struct product){
-          .values = seen_row(work, p, 0),
+          .values = margin_of(work, p, 0),
           .apart = work->seen_row,
           .inputs = work->in.channels,
           .weights = weights,
@@ -300,7 +301,7 @@ static void convolve_planes(const struct work *work, ptrdiff_t pair_of_planes) {
           .width = rounded_up((segments - 1) * work->segments_apart + width, across),
         }, 3);
       for (ptrdiff_t s = 0; s < segments; s++)
-        give(work, z, pair + s, x, width, work->products + s * work->segments_apart, sums);
+        give_rows(work, z, pair + s, x, width, work->products + s * work->segments_apart, sums);
     }
   }
 }
