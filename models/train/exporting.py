@@ -12,12 +12,18 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from torch import Tensor, nn
 
 from brainchop_pipe.inference.onnx_file import sealed
-from brainchop_pipe.inference.segmenter import EPSILON, HALO, MARGIN, SEAL, SPACING, constants_of
+from brainchop_pipe.inference.segmenter import (
+    EPSILON,
+    HALO,
+    MARGIN,
+    SEAL,
+    SPACING,
+    constants_of,
+    name_in_training,
+)
 
 OPSET = 17
 INPUT, OUTPUT, CORNER = "volume", "logits", "corner"
-# How the exporter calls the weights of `_Seen.network`.
-_WEIGHTS = "network."
 # Before the names of what is made of the brain's box at 2 mm.
 _AROUND = "around/"
 
@@ -118,11 +124,9 @@ def weights_in(content: bytes) -> dict[str, Tensor]:
     """Give the weights in an ONNX file that `to_onnx` made, by their names in a `Segmenter`; else nothing."""
     weights = {}
     for key, constant in constants_of(onnx.load_from_string(content).graph).items():
-        # The first slab's refinement is that of all.
-        name = key.removeprefix(_slab_prefix(0)).removeprefix(_AROUND)
-        if name.startswith(_WEIGHTS):
-            values = np.array(numpy_helper.to_array(constant))
-            weights[name.removeprefix(_WEIGHTS)] = torch.from_numpy(values)
+        name = name_in_training(key)
+        if name is not None:
+            weights[name] = torch.from_numpy(np.array(numpy_helper.to_array(constant)))
     return weights
 
 

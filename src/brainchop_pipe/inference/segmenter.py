@@ -97,12 +97,13 @@ class _Weights:
 
     def __init__(self, graph: Any) -> None:
         self._constants = constants_of(graph)
-        self._convolutions = {node.input[1]: node for node in graph.node if node.op_type == "Conv"}
+        convolutions = [node for node in graph.node if node.op_type == "Conv"]
+        self._convolutions = {name_in_training(node.input[1]): node for node in convolutions}
         norms = [node for node in graph.node if node.op_type == "InstanceNormalization"]
         self._norms = {node.input[0]: node for node in norms}
 
     def has(self, name: str) -> bool:
-        return any(f"{prefix}{name}.weight" in self._convolutions for prefix in _PREFIXES)
+        return f"{name}.weight" in self._convolutions
 
     def array(self, name: str) -> np.ndarray:
         return array_of(self._constants[name])
@@ -122,10 +123,9 @@ class _Weights:
         return self.plain(f"{name}.0", "relu")._replace(norm=found)
 
     def _convolution(self, name: str) -> Any:
-        for prefix in _PREFIXES:
-            if f"{prefix}{name}.weight" in self._convolutions:
-                return self._convolutions[f"{prefix}{name}.weight"]
-        raise ModelError(f"the network's file has no {name}.weight; choose another device")
+        if not self.has(name):
+            raise ModelError(f"the network's file has no {name}.weight; choose another device")
+        return self._convolutions[f"{name}.weight"]
 
     def units(self, name: str) -> tuple[Layer, ...]:
         return tuple(self.unit(f"{name}.{i}") for i in self._numbers(name, ".0"))
@@ -141,6 +141,11 @@ class _Weights:
 
     def _numbers(self, name: str, behind: str = "") -> Iterator[int]:
         return takewhile(lambda i: self.has(f"{name}.{i}{behind}"), count())
+
+
+def name_in_training(name: str) -> str | None:
+    """Give what a constant of an exported graph is called in training; None for copies and all else."""
+    return next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), None)
 
 
 def constants_of(graph: Any) -> dict[str, Any]:
