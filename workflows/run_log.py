@@ -3,7 +3,7 @@
 import logging
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,11 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
         """Leave the line out; what failed for want of space says so itself."""
+
+    def close(self) -> None:
+        """Close the file; lines that still had no room are left out."""
+        with suppress(OSError):
+            super().close()
 
 
 class _Formatter(logging.Formatter):

@@ -1,17 +1,20 @@
 """What happens to the others, to the output and to a rerun when something breaks."""
 
 import gzip
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from brainchop_pipe.workflows.bids_app import run_participants
+from brainchop_pipe.workflows.run_log import run_log
 
 from brainchop_pipe.settings import Processing, Settings
 from conftest import MADE_INPUT, make_card, require_openvino
@@ -179,6 +182,17 @@ def test_full_output_folder(settings, undisturbed, small_disk, tmp_path):
     small_disk("100m")
     assert all("failed" not in s for s in run(on_small).values())
     assert images(on_small) == undisturbed
+
+
+def test_log_has_no_room(settings, small_disk):
+    """What the log could not write is still in its buffer when it is closed."""
+    folder = small_disk("64k")
+    with run_log(replace(settings, output_dir=folder)) as log:
+        with suppress(OSError):
+            (folder / "filler").write_bytes(bytes(1 << 20))
+        for _ in range(100):
+            logging.getLogger("brainchop_pipe").warning("x" * 100)
+    assert log.stat().st_size < 100 * 100
 
 
 def test_work_folder_deleted_in_mid_run(settings, undisturbed):
