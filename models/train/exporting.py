@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from brainchop_pipe.inference.onnx_file import sealed
 from brainchop_pipe.inference.segmenter import (
     EPSILON,
-    HALO,
     MARGIN,
     SEAL,
     SPACING,
@@ -29,6 +28,8 @@ _AROUND = "around/"
 
 _SPATIAL = (2, 3, 4)
 _SLABS = 6
+# Voxels of 2 mm that a slab sees beyond its end: the reach of the convolutions at 1 mm, three.
+_HALO = 2
 
 
 class _Seen(nn.Module):
@@ -194,7 +195,7 @@ def _refined_slabs(nodes: _Nodes, sharpened: Any, low: str, high: str) -> list[s
     extent = nodes.add("Sub", [last, first], "slab/extent")
     rounded = nodes.add("Add", [extent, nodes.number(_SLABS - 1)], "slab/rounded")
     thinnest = nodes.add("Div", [rounded, nodes.number(_SLABS)], "slab/thinnest")
-    with_halos = nodes.add("Add", [thinnest, nodes.number(2 * HALO)], "slab/with_halos")
+    with_halos = nodes.add("Add", [thinnest, nodes.number(2 * _HALO)], "slab/with_halos")
     thickness = nodes.add("Min", [with_halos, extent], "slab/thickness")
     furthest = nodes.add("Sub", [last, thickness], "slab/furthest")
     edges = [first]
@@ -211,7 +212,7 @@ def _refined_slabs(nodes: _Nodes, sharpened: Any, low: str, high: str) -> list[s
     for slab in range(_SLABS):
         core = (edges[slab], edges[slab + 1])
         prefix = _slab_prefix(slab)
-        above = nodes.add("Sub", [core[0], nodes.number(HALO)], f"{prefix}above")
+        above = nodes.add("Sub", [core[0], nodes.number(_HALO)], f"{prefix}above")
         not_before = nodes.add("Max", [above, first], f"{prefix}not_before")
         start = nodes.add("Min", [not_before, furthest], f"{prefix}start")
         if found:

@@ -96,18 +96,32 @@ def test_a_volume_can_be_used_again():
     assert np.shares_memory(again.voxels, spare.voxels)
 
 
-# What `convolve` is given by `NativeThreads`, for a layer of 2 to 3 channels on 4 x 5 x 6 voxels.
+def test_planes_can_be_made_alone_within_a_larger_volume():
+    """As `_Window` does: of 19 planes those from the fifth on, into planes two farther."""
+    layer, seen = PackedLayer(layer_of(3, 2, 3)), volume(2, 19, 6, 7)
+    with NativeThreads(2) as native:
+        rows = native.rows_of(seen)
+        whole = native.apply(layer, rows).inside
+        larger = native.rows(3, (23, 6, 7))
+        larger.inside[:] = 5
+        native.apply(layer, rows, larger.planes(2, 21), (4, 12))
+    assert np.array_equal(larger.inside[:, 6:14], whole[:, 4:12])
+    assert (larger.inside[:, :6] == 5).all()
+    assert (larger.inside[:, 14:] == 5).all()
+
+
+# What `convolve` is given by `NativeThreads`, for a layer of 2 to 3 channels on 8 x 5 x 6 voxels.
 GIVEN = {
-    "source": np.zeros((2, 4, 5, ACROSS), np.float32),
-    "target": np.zeros((3, 4, 5, 6), np.float32),
-    "weights": np.zeros(48 * 2 * 3, np.float32),
+    "source": np.zeros((2, 8, 5, ACROSS), np.float32),
+    "target": np.zeros((3, 8, 5, 6), np.float32),
+    "weights": np.zeros(108 * 2 * 3, np.float32),
     "bias": np.zeros(3, np.float32),
     "sums": np.zeros((2, 3, 2)),
     "width": 6,
     "taps": 3,
     "dilation": 1,
     "activation": 1,
-    "pairs": (0, 2, 1),
+    "fours": (0, 2, 1),
 }
 REPEATED = {
     "source": np.zeros((2, 2, 3, ACROSS), np.float32),
@@ -129,23 +143,24 @@ SCALED = {
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"source": np.zeros((2, 4, 5, ACROSS), np.float64)}, TypeError, "float32 of 4 are needed"),
-        ({"weights": np.zeros((48, 6), np.float32)}, TypeError, "float32 of 1 are needed"),
+        ({"source": np.zeros((2, 8, 5, ACROSS), np.float64)}, TypeError, "float32 of 4 are needed"),
+        ({"weights": np.zeros((108, 6), np.float32)}, TypeError, "float32 of 1 are needed"),
         ({"sums": np.zeros((2, 3, 2), np.float32)}, TypeError, "float64 of 3 are needed"),
-        ({"source": np.zeros((1025, 4, 5, ACROSS), np.float32)}, ValueError, "channels"),
-        ({"target": np.zeros((3, 4, 6, 6), np.float32)}, ValueError, "planes do not fit"),
-        ({"source": np.zeros((2, 4, 5, ACROSS - 1), np.float32)}, ValueError, "source's rows are too short"),
+        ({"source": np.zeros((1025, 8, 5, ACROSS), np.float32)}, ValueError, "channels"),
+        ({"source": np.zeros((2, 8, 5, 2 * ACROSS), np.float32)[..., ::2]}, ValueError, "without gaps"),
+        ({"target": np.zeros((3, 8, 6, 6), np.float32)}, ValueError, "planes do not fit"),
+        ({"source": np.zeros((2, 8, 5, ACROSS - 1), np.float32)}, ValueError, "source's rows are too short"),
         ({"width": ACROSS + 1}, ValueError, "source's rows are too short"),
         ({"width": 7}, ValueError, "target's rows are too short"),
         ({"width": 2**63 - 1}, ValueError, "rows are too short"),
         ({"width": 0}, ValueError, "width"),
-        ({"weights": np.zeros(48, np.float32)}, ValueError, "weights"),
+        ({"weights": np.zeros(108, np.float32)}, ValueError, "weights"),
         ({"bias": np.zeros(4, np.float32)}, ValueError, "biases"),
         ({"sums": np.zeros((1, 3, 2))}, ValueError, "sums"),
-        ({"pairs": (0, 3, 1)}, ValueError, "planes beyond"),
-        ({"pairs": (-1, 2, 1)}, ValueError, "planes beyond"),
-        ({"pairs": (0, 2, 0)}, ValueError, "planes beyond"),
-        ({"pairs": (1, 2, 2**63 - 1)}, ValueError, "planes beyond"),
+        ({"fours": (0, 3, 1)}, ValueError, "planes beyond"),
+        ({"fours": (-1, 2, 1)}, ValueError, "planes beyond"),
+        ({"fours": (0, 2, 0)}, ValueError, "planes beyond"),
+        ({"fours": (1, 2, 2**63 - 1)}, ValueError, "planes beyond"),
         ({"dilation": 2**62}, ValueError, "dilation"),
         ({"dilation": 0}, ValueError, "dilation"),
         ({"taps": 4}, ValueError, "kernels"),
@@ -153,7 +168,7 @@ SCALED = {
         ({"taps": 1}, ValueError, "weights"),
         ({"taps": 1, "dilation": 2}, ValueError, "dilation 1"),
         ({"taps": 2}, ValueError, "planes do not fit"),
-        ({"taps": 2, "target": np.zeros((3, 2, 2, 6), np.float32), "width": 9}, ValueError, "source's rows"),
+        ({"taps": 2, "target": np.zeros((3, 4, 2, 6), np.float32), "width": 9}, ValueError, "source's rows"),
         ({"activation": 4}, ValueError, "activation"),
     ],
 )
@@ -229,7 +244,7 @@ def test_what_lies_behind_a_row_stays_what_it_is(edge):
     source = np.zeros((1, 3, 4, ACROSS), np.float32)
     source[..., :6] = 1
     target = np.full((2, 3, 4, 20), 7, np.float32)
-    given = (packed.weights, packed.bias, None, 6, packed.taps, 1, 0, (0, 2, 1))
+    given = (packed.weights, packed.bias, None, 6, packed.taps, 1, 0, (0, 1, 1))
     _convolution.convolve(BEST, source, target, *given)
     assert (target[..., 6:] == 7).all()
     assert (target[..., :6] != 7).all()

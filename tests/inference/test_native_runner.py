@@ -70,7 +70,7 @@ def test_far_below_zero_elu_is_minus_one(instructions):
     content = mesh_net((1,), channels=2, activation="Elu")
     image = volume(4, 4, 4) * 1e6
     (expected,) = OnnxRuntimeRunner(content, CPU, 1, strict=False).run(image)
-    np.testing.assert_allclose(NativeRunner(content, 1).run(image)[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(NativeRunner(content, 1).run(image)[0], expected, rtol=5e-5)
 
 
 @pytest.mark.parametrize("norm", ["InstanceNormalization", "measured"])

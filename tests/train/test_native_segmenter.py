@@ -10,8 +10,9 @@ from brainchop_pipe.models.train.network import Segmenter
 from brainchop_pipe.models.train.settings import Network
 
 from brainchop_pipe.errors import ModelError
-from brainchop_pipe.inference import native_segmenter
+from brainchop_pipe.inference.native_layers import NativeThreads
 from brainchop_pipe.inference.native_runner import NativeRunner, pays_for
+from brainchop_pipe.inference.native_segmenter import _Refinement
 from brainchop_pipe.inference.onnx_file import sealed
 from brainchop_pipe.inference.onnxruntime_runner import CPU, OnnxRuntimeRunner
 from brainchop_pipe.inference.segmenter import SEAL, segmenter_of
@@ -43,8 +44,7 @@ def image() -> np.ndarray:
 
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("offset", [-100, -3, -1.5, 100])
-def test_scores_and_corner_are_those_of_onnxruntime(name, offset, monkeypatch):
-    monkeypatch.setattr(native_segmenter, "_SLAB_BYTES", 1 << 18)
+def test_scores_and_corner_are_those_of_onnxruntime(name, offset):
     content = to_onnx(network(name, offset))
     expected, corner = OnnxRuntimeRunner(content, CPU, 1, strict=False).run(image())
     for threads in (1, 3):
@@ -86,11 +86,24 @@ def test_image_far_from_zero_keeps_its_contrast():
     np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
 
 
-def test_slabs_do_not_change_scores(monkeypatch):
-    content = to_onnx(network("unet"))
-    whole = NativeRunner(content, 2).run(image())[0]
-    monkeypatch.setattr(native_segmenter, "_SLAB_BYTES", 1 << 16)
-    np.testing.assert_allclose(NativeRunner(content, 2).run(image())[0], whole, atol=1e-5)
+@pytest.mark.parametrize("depth", [2, 4, 6, 10, 16, 22, 26])
+def test_planes_at_a_time_do_not_change_scores(depth):
+    """Windows of 8, 12 and 32 planes, over boxes that they fit and do not fit."""
+    unet = segmenter_of(to_onnx(network("unet")))
+    part = image()[0, 0, :depth]
+    random = np.random.default_rng(depth).normal(size=(6, depth // 2, 24, 40)).astype(np.float32)
+    found = []
+    for threads in (1, 3, 8):
+        scores = np.zeros((3, *part.shape), np.float32)
+        with NativeThreads(threads) as native:
+            context, coarse = native.rows_of(random[:3]), native.rows_of(random[3:])
+            _Refinement(unet).run(native, part.__getitem__, context, coarse, scores)
+        found.append(scores)
+    whole = torch.from_numpy(random)[None]
+    with torch.no_grad():
+        expected = network("unet").eval().sharpened(torch.from_numpy(part)[None, None], whole)[0].numpy()
+    for scores in found:
+        np.testing.assert_allclose(scores, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_file_that_was_changed_since_is_left_to_libraries():

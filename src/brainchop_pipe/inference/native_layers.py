@@ -24,8 +24,25 @@ _ACTIVATIONS: dict[Activation, int] = {"linear": 0, "relu": 1, "elu": 2, "gelu":
 # Parts of a layer for each thread, so that one that is held up leaves work to the others.
 _PARTS = 4
 
-# Three weights in a row to the four that Winograd's F(2, 3) multiplies.
-_WINOGRAD = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+# Planes that are made together.
+FOUR = 4
+
+# Three weights in a row to the six that Winograd's F(4, 3) multiplies, for its points
+# 0, sqrt(1/2), -sqrt(1/2), sqrt(2), -sqrt(2) and infinity.
+_HALF = np.sqrt(0.5)
+_WINOGRAD = (
+    np.array(
+        [
+            [6, 0, 0],
+            [-4, -4 * _HALF, -2],
+            [-4, 4 * _HALF, -2],
+            [1, 2 * _HALF, 2],
+            [1, -2 * _HALF, 2],
+            [0, 0, 6],
+        ]
+    )
+    / 6
+)
 
 
 def is_installed() -> bool:
@@ -44,7 +61,7 @@ class Rows(NamedTuple):
     Parameters
     ----------
     voxels : float32, shape (channels, depth, height, row)
-        C order; from `width` on a row is 0.
+        Rows are without gaps, and 0 from `width` on; it may be a part of a larger array.
     width : int
     """
 
@@ -60,6 +77,10 @@ class Rows(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """Depth, height, width."""
         return (*self.voxels.shape[1:3], self.width)
+
+    def planes(self, first: int, behind: int) -> "Rows":
+        """Give some of the planes, as a view."""
+        return Rows(self.voxels[:, first:behind], self.width)
 
 
 class PackedLayer:
@@ -84,7 +105,7 @@ class PackedLayer:
 
 
 def _positions(weights: np.ndarray) -> np.ndarray:
-    """Give what is multiplied in the place of 3 x 3 weights across rows: (16, outputs, inputs, 3)."""
+    """Give what is multiplied in the place of 3 x 3 weights across rows: (36, outputs, inputs, 3)."""
     across_planes = np.tensordot(_WINOGRAD, weights.astype(np.float64), (1, 2))
     made = np.tensordot(_WINOGRAD, across_planes, (1, 3)).swapaxes(0, 1)
     return made.reshape(-1, *made.shape[2:])
@@ -94,11 +115,11 @@ class NativeThreads:
     """Threads that run layers; a context manager."""
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self.count = count
         self._instructions, self._across = _instructions()[0]
 
     def __enter__(self) -> "NativeThreads":
-        self._pool = ThreadPoolExecutor(self._count)
+        self._pool = ThreadPoolExecutor(self.count)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,8 +137,14 @@ class NativeThreads:
         made.inside[:] = volume
         return made
 
-    def apply(self, layer: PackedLayer, seen: Rows, made: Rows | None = None) -> Rows:
-        """Run a layer; into `made`, of which the first channels are taken, or into a new volume."""
+    def apply(
+        self, layer: PackedLayer, seen: Rows, made: Rows | None = None, planes: tuple[int, int] | None = None
+    ) -> Rows:
+        """Run a layer; into `made`, of which the first channels are taken, or into a new volume.
+
+        Of a layer of the dilation 1 without norm, `planes` alone can be made: the first of
+        them, a multiple of `FOUR`, and the one behind the last.
+        """
         if made is None:
             shape = tuple(n // 2 for n in seen.shape) if layer.taps == 2 else seen.shape
             made = self.rows(layer.outputs, shape)
@@ -125,8 +152,8 @@ class NativeThreads:
         norm, depth = layer.norm, made.shape[0]
         # Beyond the longest edge each tap but the middle one sees nothing, however far it is.
         dilation = min(layer.dilation, max(made.shape))
-        pairs = _count_pairs(depth, dilation)
-        sums = None if norm is None else np.zeros((pairs, layer.outputs, 2))
+        fours = _count_fours(depth, dilation)
+        sums = None if norm is None else np.zeros((fours, layer.outputs, 2))
         convolve = partial(
             _convolution.convolve,
             self._instructions,
@@ -140,7 +167,8 @@ class NativeThreads:
             dilation,
             _ACTIVATIONS[layer.activation if norm is None else "linear"],
         )
-        self._run_all(convolve, _parts(pairs, dilation, self._count))
+        first, behind = (0, fours) if planes is None else (planes[0] // FOUR, -(-planes[1] // FOUR))
+        self._run_all(convolve, _parts(first, behind, dilation, self.count))
         if norm is not None and sums is not None:
             numbers = _scale_and_shift(norm, sums, int(np.prod(made.shape)))
             scale = partial(_convolution.scale, self._instructions, made.voxels, *numbers, made.width)
@@ -159,7 +187,7 @@ class NativeThreads:
 
     def _run_on_planes(self, function: Callable[..., None], depth: int, activation: Activation) -> None:
         run = partial(function, _ACTIVATIONS[activation])
-        self._run_all(run, pairwise(_edges(depth, _PARTS * self._count)))
+        self._run_all(run, pairwise(_edges(depth, _PARTS * self.count)))
 
     def _run_all(self, function: Callable[[Any], None], parts: Iterable[Any]) -> None:
         for _ in self._pool.map(function, parts):
@@ -176,20 +204,21 @@ def _scale_and_shift(norm: Norm, sums: np.ndarray, count: int) -> tuple[np.ndarr
     return scale.astype(np.float32), (norm.shift - mean * scale).astype(np.float32)
 
 
-def _count_pairs(depth: int, dilation: int) -> int:
-    """Give the number of pairs of planes a dilation apart; some at the end have no second one."""
-    return depth // (2 * dilation) * dilation + min(depth % (2 * dilation), dilation)
+def _count_fours(depth: int, dilation: int) -> int:
+    """Give the number of fours of planes a dilation apart; some at the end are less than four."""
+    return depth // (FOUR * dilation) * dilation + min(depth % (FOUR * dilation), dilation)
 
 
 def _edges(length: int, parts: int) -> list[int]:
     return [length * part // parts for part in range(parts + 1)]
 
 
-def _parts(pairs: int, dilation: int, threads: int) -> Iterator[tuple[int, int, int]]:
-    """Share pairs out: first, behind the last, and step, for pairs that see the same planes."""
-    parts, dilation = _PARTS * threads, min(dilation, pairs)
+def _parts(first: int, behind: int, dilation: int, threads: int) -> Iterator[tuple[int, int, int]]:
+    """Share fours out: first, behind the last, and step, for fours that see the same planes."""
+    parts, count = _PARTS * threads, behind - first
+    dilation = min(dilation, count)
     if dilation >= parts:
-        yield from ((first, pairs, dilation) for first in range(dilation))
+        yield from ((first + rest, behind, dilation) for rest in range(dilation))
         return
-    for begin, end in pairwise(_edges(pairs, parts)):
+    for begin, end in pairwise(first + edge for edge in _edges(count, parts)):
         yield from ((begin + rest, end, dilation) for rest in range(min(dilation, end - begin)))

@@ -1,16 +1,19 @@
 """Networks of `models.train` by code of our own."""
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from brainchop_pipe.inference.chain import Layer
-from brainchop_pipe.inference.native_layers import NativeThreads, PackedLayer, Rows
-from brainchop_pipe.inference.segmenter import HALO, MARGIN, SPACING, Segmenter, UNet
+from brainchop_pipe.inference.native_layers import FOUR, NativeThreads, PackedLayer, Rows
+from brainchop_pipe.inference.segmenter import MARGIN, SPACING, Segmenter, UNet
 
-# A layer of the refinement takes about so many bytes at a time.
-_SLAB_BYTES = 48 << 20
+# Planes that a convolution sees beyond those that it makes; as many as a voxel of 2 mm has.
+_REACH = SPACING
+# Planes before the new ones: a four begins there whose last ones are seen for the second time.
+_OLD = FOUR + _REACH
+# Threads that get a four of their own; more would take memory and hardly time.
+_MOST_FOURS = 8
 
 
 class NativeSegmenter:
@@ -48,11 +51,9 @@ class NativeSegmenter:
             coarse = native.rows_of(coarse.inside[(slice(None), *box)])
             part = image[tuple(slice(SPACING * s.start, SPACING * s.stop) for s in box)]
             scores = np.zeros((1 + coarse.voxels.shape[0], *part.shape), np.float32)
-            for core, seen in _slabs(coarse.shape, self._refinement.channels):
-                even = native.rows_of(((part[_fine(seen)] - mean) * inverse)[np.newaxis])
-                found = self._refinement.run(native, even, _planes(context, seen), _planes(coarse, seen))
-                inner = slice(core.start - seen.start, core.stop - seen.start)
-                scores[1:, _fine(core)] = found.inside[:, _fine(inner)]
+            self._refinement.run(
+                native, lambda planes: (part[planes] - mean) * inverse, context, coarse, scores[1:]
+            )
         return [scores[np.newaxis], np.array([SPACING * s.start for s in box], np.int64)]
 
     def _run_body(self, native: NativeThreads, image: np.ndarray, mean: float, inverse: float) -> Rows:
@@ -92,21 +93,85 @@ class _PackedUNet:
 
 
 class _Refinement:
+    """Layers at 1 mm, a few planes at a time: what one makes is in the cache when the next sees it."""
+
     def __init__(self, network: Segmenter) -> None:
         self._detail, self._fine = PackedLayer(network.detail), PackedLayer(network.fine)
         self._layers = [PackedLayer(layer) for layer in network.refine]
-        self.channels = self._detail.outputs
 
-    def run(self, native: NativeThreads, even: Rows, context: Rows, coarse: Rows) -> Rows:
-        """Give scores at 1 mm, without the background's."""
-        found = native.apply(self._detail, even)
-        native.add_repeated(context, found, "relu")
-        spare = native.rows(self.channels, found.shape)
-        for layer in self._layers:
-            found, spare = native.apply(layer, found, spare), found
-        scores = native.apply(self._fine, found)
-        native.add_repeated(coarse, scores)
-        return scores
+    def run(
+        self,
+        native: NativeThreads,
+        even: Callable[[slice], np.ndarray],
+        context: Rows,
+        coarse: Rows,
+        scores: np.ndarray,
+    ) -> None:
+        """Write scores at 1 mm, without the background's; `even` gives planes of the levelled image."""
+        channels = [1, self._detail.outputs, *(layer.outputs for layer in self._layers)]
+        image, *made = (_Window(native, each, scores.shape[1:]) for each in channels)
+        for first in range(0, scores.shape[1] + _REACH * len(made), image.count):
+            image.move_to(first)
+            image.new.inside[0] = even(image.planes)
+            made[0].follow(image, native, self._detail)
+            native.add_repeated(_under(context, made[0]), made[0].new, "relu")
+            for layer, before, after in zip(self._layers, made, made[1:], strict=False):
+                after.follow(before, native, layer)
+            here = native.apply(self._fine, made[-1].new)
+            native.add_repeated(_under(coarse, made[-1]), here)
+            scores[:, made[-1].planes] = here.inside
+
+
+class _Window:
+    """The planes of a volume that are looked at, as it is made from its first to its last one.
+
+    There is room for `count` new planes, behind those that a layer sees for the second
+    time. What a layer makes lags by two planes, as the levels of 2 mm need.
+
+    Parameters
+    ----------
+    native : NativeThreads
+    channels : int
+    shape : (int, int, int)
+        Of the volume; its depth is even.
+    """
+
+    def __init__(self, native: NativeThreads, channels: int, shape: Sequence[int]) -> None:
+        self.count = FOUR * min(max(native.count, 2), _MOST_FOURS)
+        # In the order of planes, so that they move in one piece.
+        by_plane = native.rows(_OLD + self.count + _REACH, (channels, *shape[1:]))
+        self._rows = Rows(by_plane.voxels.swapaxes(0, 1), by_plane.width)
+        self._depth = shape[0]
+
+    def move_to(self, first: int) -> None:
+        """Let the new planes be those from `first` on; the last ones before are kept."""
+        self._first = first
+        self.planes = slice(max(first, 0), max(min(first + self.count, self._depth), first, 0))
+        kept = self._rows.voxels[:, self.count + _REACH : self.count + _OLD]
+        self._rows.voxels[:, _REACH:_OLD] = kept
+
+    def follow(self, before: "_Window", native: NativeThreads, layer: PackedLayer) -> None:
+        """Make the planes that a layer can make now."""
+        self.move_to(before._first - _REACH)
+        # Beyond the volume's end there are no planes, and each side of the layer has as many.
+        behind = min(_OLD + self.count, before._index(self._depth))
+        seen, made = before._rows.planes(0, behind), self._rows.planes(_REACH, _REACH + behind)
+        native.apply(layer, seen, made, (FOUR, min(FOUR + self.count, behind)))
+        # Before its begin all is 0.
+        self._rows.voxels[:, : max(self._index(0), 0)] = 0
+
+    @property
+    def new(self) -> Rows:
+        """The new planes, as far as the volume goes."""
+        return self._rows.planes(self._index(self.planes.start), self._index(self.planes.stop))
+
+    def _index(self, plane: int) -> int:
+        return plane - self._first + _OLD
+
+
+def _under(coarse: Rows, window: _Window) -> Rows:
+    """Give the planes of 2 mm that cover a window's new ones."""
+    return coarse.planes(window.planes.start // SPACING, window.planes.stop // SPACING)
 
 
 def _level(image: np.ndarray, epsilon: float) -> tuple[float, float]:
@@ -136,20 +201,3 @@ def _brain_box(coarse: np.ndarray) -> tuple[slice, ...]:
         first, last = (along[0], along[-1]) if along.size else (0, length - 1)
         box.append(slice(max(int(first) - MARGIN, 0), min(int(last) + MARGIN + 1, length)))
     return tuple(box)
-
-
-def _slabs(shape: tuple[int, ...], channels: int) -> Iterator[tuple[slice, slice]]:
-    """Cut a box along its first axis: what is kept of each slab, and what it sees, in voxels of 2 mm."""
-    depth = shape[0]
-    count = min(-(-4 * channels * SPACING**3 * int(np.prod(shape)) // _SLAB_BYTES), depth)
-    edges = [depth * slab // count for slab in range(count + 1)]
-    for low, high in pairwise(edges):
-        yield slice(low, high), slice(max(low - HALO, 0), min(high + HALO, depth))
-
-
-def _fine(planes: slice) -> slice:
-    return slice(SPACING * planes.start, SPACING * planes.stop)
-
-
-def _planes(rows: Rows, planes: slice) -> Rows:
-    return Rows(np.ascontiguousarray(rows.voxels[:, planes]), rows.width)

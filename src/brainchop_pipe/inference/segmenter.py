@@ -16,9 +16,6 @@ SEAL = "brainchop_pipe.segmenter.1"
 SPACING = 2
 # Voxels of 2 mm around what the coarse scores call brain, so that refinement can still move its border.
 MARGIN = 3
-
-# Voxels of 2 mm that a slab sees beyond its end: the reach of the convolutions at 1 mm, three.
-HALO = 2
 # What is added to the variance of the image.
 EPSILON = "level/eps"
 

@@ -4,9 +4,10 @@
  * channels. Here the places are voxels of a row, and a few output channels of them are summed up in
  * registers over all that they see.
  *
- * Of 3x3 taps across rows Winograd's F(2x2, 3x3) makes 4x4 products for 2x2 rows, where 36 would be
+ * Of 3x3 taps across rows Winograd's F(4x4, 3x3) makes 6x6 products for 4x4 rows, where 144 would be
  * needed: it multiplies sums of rows by sums of weights. Source: Lavin and Gray (2016), "Fast
- * algorithms for convolutional neural networks", arXiv:1509.09308. The taps along a row stay as they are.
+ * algorithms for convolutional neural networks", arXiv:1509.09308. Its points are 0, +-sqrt(1/2),
+ * +-sqrt(2) and infinity, whose errors are half those of 0, +-1, +-2. The taps along a row stay as they are.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
@@ -18,11 +19,15 @@
 /* Sums of so many channels and two registers along a row leave registers for what is summed up. */
 #define MOST_OUTPUTS 6
 #define MOST_CHANNELS 1024
-/* Pairs of a row that one looks at and of a row that one gives: 4 x 4. */
-#define POSITIONS 16
+/* Rows in a line that are looked at, and those that are given. */
+#define SEEN 6
+#define GIVEN 4
+#define POSITIONS (SEEN * SEEN)
+#define ROOT_HALF 0.707106781f
+#define ROOT_TWO 1.41421356f
 /* Floats of a line of the cache. */
 #define LINE 16
-/* Voxels of one channel that all of them together may take: in 16 positions they lie in a core's cache. */
+/* Voxels of one channel that all of them together may take: in 36 positions they lie in a core's cache. */
 #define CACHED_VOXELS 4096
 
 #ifdef __clang__
@@ -53,7 +58,7 @@ struct instructions {
   void (*multiply[2][MOST_OUTPUTS])(const struct product *);
   void (*look)(const float *const rows[POSITIONS], ptrdiff_t width, ptrdiff_t ahead, float *seen, ptrdiff_t apart);
   void (*give)(const float *products, ptrdiff_t apart, ptrdiff_t width, float bias, enum activation,
-               float *const rows[4], double *sums);
+               float *const rows[GIVEN * GIVEN], double *sums);
   void (*finish)(const float *from, float *to, ptrdiff_t width, float scale, float shift, enum activation, double *sums);
   void (*repeat)(const float *from, float *to, ptrdiff_t width, enum activation);
 };
@@ -113,8 +118,8 @@ static int find_instructions(const struct instructions *found[MOST_INSTRUCTIONS]
 struct task {
   ptrdiff_t width;            /* Voxels of a row; behind them it is filled up with zeros. */
   ptrdiff_t taps, dilation;
-  ptrdiff_t begin, end;       /* Pairs of planes; planes of what is no convolution. */
-  ptrdiff_t step;             /* From one pair to the next. */
+  ptrdiff_t begin, end;       /* Fours of planes; planes of what is no convolution. */
+  ptrdiff_t step;             /* From one four to the next. */
   enum activation activation;
 };
 
@@ -129,24 +134,24 @@ struct work {
   const struct task *task;
   struct volume in, out;
   const float *weights, *bias;
-  double *sums;                 /* Of each channel of a pair of planes; NULL where they are not wanted. */
+  double *sums;                 /* Of each channel of four planes; NULL where they are not wanted. */
   ptrdiff_t chunk;              /* Voxels of a row that are done at a time, */
-  ptrdiff_t segments;           /* of so many pairs of rows, */
+  ptrdiff_t segments;           /* of so many fours of rows, */
   ptrdiff_t segments_apart;     /* which lie so far from each other in one long row. */
   float *seen, *products, *nothing;
   ptrdiff_t seen_row, products_row, seen_position, products_position;
 };
 
 static struct volume volume_of(const Py_buffer *buffer) {
-  const Py_ssize_t *shape = buffer->shape;
+  const Py_ssize_t *shape = buffer->shape, *strides = buffer->strides, size = sizeof(float);
   return (struct volume){
     .first = buffer->buf,
     .channels = shape[0],
     .depth = shape[1],
     .height = shape[2],
-    .row = shape[3],
-    .plane = shape[2] * shape[3],
-    .channel = shape[1] * shape[2] * shape[3],
+    .row = strides[2] / size,
+    .plane = strides[1] / size,
+    .channel = strides[0] / size,
   };
 }
 
@@ -168,24 +173,25 @@ static ptrdiff_t odd_lines(ptrdiff_t length) {
   return rounded / LINE % 2 ? rounded : rounded + LINE;
 }
 
-/* Rows or planes are paired with those a dilation farther: the first of each pair, in order. */
-static ptrdiff_t first_of_pair(ptrdiff_t pair, ptrdiff_t dilation) {
-  return pair / dilation * 2 * dilation + pair % dilation;
+/* Rows or planes a dilation apart are given in fours: the first of each four, in order. */
+static ptrdiff_t first_of_four(ptrdiff_t four, ptrdiff_t dilation) {
+  return four / dilation * GIVEN * dilation + four % dilation;
 }
 
-static ptrdiff_t count_pairs(ptrdiff_t length, ptrdiff_t dilation) {
-  return length / (2 * dilation) * dilation + least(length % (2 * dilation), dilation);
+/* Some at the end are less than four. */
+static ptrdiff_t count_fours(ptrdiff_t length, ptrdiff_t dilation) {
+  return length / (GIVEN * dilation) * dilation + least(length % (GIVEN * dilation), dilation);
 }
 
 /* How much is done at a time: a part of long rows, or short ones behind one another. */
 static void plan_rows(struct work *work) {
   const ptrdiff_t across = work->with->across, dilation = work->task->dilation, width = work->task->width;
   const ptrdiff_t wanted = most(CACHED_VOXELS / (work->in.channels + work->out.channels), 2 * across);
-  const ptrdiff_t chunks = (width + wanted - 1) / wanted, pairs = count_pairs(work->in.height, dilation);
+  const ptrdiff_t chunks = (width + wanted - 1) / wanted, fours = count_fours(work->in.height, dilation);
   work->chunk = chunks == 1 ? width : rounded_up((width + chunks - 1) / chunks, across);
   /* The margin behind a row is that before the next. */
   work->segments_apart = work->chunk + dilation;
-  work->segments = chunks == 1 ? most(least((wanted + dilation) / work->segments_apart, pairs), 1) : 1;
+  work->segments = chunks == 1 ? most(least((wanted + dilation) / work->segments_apart, fours), 1) : 1;
   work->products_row = rounded_up(work->segments * work->segments_apart, across);
   work->seen_row = across + work->products_row + rounded_up(2 * dilation, across);
   /* Of 2x2x2 taps there is one position of all taps. */
@@ -223,20 +229,20 @@ static float *margin_of(const struct work *work, ptrdiff_t position, ptrdiff_t c
   return work->seen + position * work->seen_position + channel * work->seen_row + work->with->across;
 }
 
-/* Makes what is multiplied of the rows that a pair of rows, of a pair of planes, sees: a chunk, from x on, and
+/* Makes what is multiplied of the rows that four rows, of four planes, see: a chunk, from x on, and
  * a dilation before and behind it. Whole registers from the begin of a row on are read, so that none is read
  * beyond its end. */
-static void look_around(const struct work *work, ptrdiff_t z, ptrdiff_t pair, ptrdiff_t x, ptrdiff_t segment) {
+static void look_around(const struct work *work, ptrdiff_t z, ptrdiff_t four, ptrdiff_t x, ptrdiff_t segment) {
   const struct volume *in = &work->in;
-  const ptrdiff_t dilation = work->task->dilation, y = first_of_pair(pair, dilation);
-  const ptrdiff_t ahead = (first_of_pair(pair + 1, dilation) - y) * in->row;
+  const ptrdiff_t dilation = work->task->dilation, y = first_of_four(four, dilation);
+  const ptrdiff_t ahead = (first_of_four(four + 1, dilation) - y) * in->row;
   const ptrdiff_t begin = most(x - rounded_up(dilation, work->with->across), 0);
   const ptrdiff_t end = least(x + work->chunk + dilation, work->task->width);
   const ptrdiff_t at = segment * work->segments_apart + begin - (x - dilation);
   for (ptrdiff_t channel = 0; channel < in->channels; channel++) {
     const float *rows[POSITIONS];
     for (int p = 0; p < POSITIONS; p++) {
-      const ptrdiff_t from_z = z + (p / 4 - 1) * dilation, from_y = y + (p % 4 - 1) * dilation;
+      const ptrdiff_t from_z = z + (p / SEEN - 1) * dilation, from_y = y + (p % SEEN - 1) * dilation;
       const int is_within = from_z >= 0 && from_z < in->depth && from_y >= 0 && from_y < in->height;
       rows[p] = is_within ? row_of(in, channel, from_z, from_y) + begin : work->nothing;
     }
@@ -256,14 +262,14 @@ static void clear_margins(const struct work *work, ptrdiff_t x) {
     }
 }
 
-static void give_rows(const struct work *work, ptrdiff_t z, ptrdiff_t pair, ptrdiff_t x, ptrdiff_t width,
+static void give_rows(const struct work *work, ptrdiff_t z, ptrdiff_t four, ptrdiff_t x, ptrdiff_t width,
                  const float *products, double *sums) {
   const struct volume *out = &work->out;
-  const ptrdiff_t dilation = work->task->dilation, y = first_of_pair(pair, dilation);
+  const ptrdiff_t dilation = work->task->dilation, y = first_of_four(four, dilation);
   for (ptrdiff_t channel = 0; channel < out->channels; channel++) {
-    float *rows[4];
-    for (int p = 0; p < 4; p++) {
-      const ptrdiff_t to_z = z + p / 2 * dilation, to_y = y + p % 2 * dilation;
+    float *rows[GIVEN * GIVEN];
+    for (int p = 0; p < GIVEN * GIVEN; p++) {
+      const ptrdiff_t to_z = z + p / GIVEN * dilation, to_y = y + p % GIVEN * dilation;
       rows[p] = to_z < out->depth && to_y < out->height ? row_of(out, channel, to_z, to_y) + x : NULL;
     }
     work->with->give(products + channel * work->products_row, work->products_position, width,
@@ -271,23 +277,23 @@ static void give_rows(const struct work *work, ptrdiff_t z, ptrdiff_t pair, ptrd
   }
 }
 
-/* Where channels of a pair of planes are summed up; NULL where that is not wanted. */
-static double *sums_of(const struct work *work, ptrdiff_t pair_of_planes) {
-  return work->sums == NULL ? NULL : work->sums + 2 * work->out.channels * pair_of_planes;
+/* Where channels of four planes are summed up; NULL where that is not wanted. */
+static double *sums_of(const struct work *work, ptrdiff_t four_of_planes) {
+  return work->sums == NULL ? NULL : work->sums + 2 * work->out.channels * four_of_planes;
 }
 
-/* 3x3x3 taps for a pair of planes. */
-static void convolve_planes(const struct work *work, ptrdiff_t pair_of_planes) {
+/* 3x3x3 taps for four planes. */
+static void convolve_planes(const struct work *work, ptrdiff_t four_of_planes) {
   const struct task *task = work->task;
-  const ptrdiff_t z = first_of_pair(pair_of_planes, task->dilation), across = work->with->across;
-  const ptrdiff_t pairs = count_pairs(work->in.height, task->dilation);
-  double *sums = sums_of(work, pair_of_planes);
-  for (ptrdiff_t pair = 0; pair < pairs; pair += work->segments) {
-    const ptrdiff_t segments = least(work->segments, pairs - pair);
+  const ptrdiff_t z = first_of_four(four_of_planes, task->dilation), across = work->with->across;
+  const ptrdiff_t fours = count_fours(work->in.height, task->dilation);
+  double *sums = sums_of(work, four_of_planes);
+  for (ptrdiff_t four = 0; four < fours; four += work->segments) {
+    const ptrdiff_t segments = least(work->segments, fours - four);
     for (ptrdiff_t x = 0; x < task->width; x += work->chunk) {
       const ptrdiff_t width = least(work->chunk, task->width - x);
       if (work->chunk < task->width) clear_margins(work, x);
-      for (ptrdiff_t s = 0; s < segments; s++) look_around(work, z, pair + s, x, s);
+      for (ptrdiff_t s = 0; s < segments; s++) look_around(work, z, four + s, x, s);
       const float *weights = work->weights;
       for (int p = 0; p < POSITIONS; p++)
         weights = multiply(work, (struct product){
@@ -301,7 +307,7 @@ static void convolve_planes(const struct work *work, ptrdiff_t pair_of_planes) {
           .width = rounded_up((segments - 1) * work->segments_apart + width, across),
         }, 3);
       for (ptrdiff_t s = 0; s < segments; s++)
-        give_rows(work, z, pair + s, x, width, work->products + s * work->segments_apart, sums);
+        give_rows(work, z, four + s, x, width, work->products + s * work->segments_apart, sums);
     }
   }
 }
@@ -351,13 +357,13 @@ static void halve_row(const struct work *work, ptrdiff_t z, ptrdiff_t y, double 
 
 static void convolve_all(const struct work *work) {
   const struct task *task = work->task;
-  for (ptrdiff_t pair = task->begin; pair < task->end; pair += task->step) {
+  for (ptrdiff_t four = task->begin; four < task->end; four += task->step) {
     if (task->taps == 3) {
-      convolve_planes(work, pair);
+      convolve_planes(work, four);
       continue;
     }
-    double *sums = sums_of(work, pair);
-    for (ptrdiff_t z = 2 * pair; z < least(2 * pair + 2, work->out.depth); z++)
+    double *sums = sums_of(work, four);
+    for (ptrdiff_t z = GIVEN * four; z < least(GIVEN * (four + 1), work->out.depth); z++)
       for (ptrdiff_t y = 0; y < work->out.height; y++)
         (task->taps == 2 ? halve_row : convolve_row)(work, z, y, sums);
   }
@@ -379,8 +385,8 @@ static const char *what_is_wrong(const struct task *task, const Py_buffer *sourc
     return "the source's rows are too short";
   if (task->width > out[3]) return "the target's rows are too short";
   if (task->dilation > in[1] + in[2] + in[3]) return "the dilation is larger than the volume";
-  const ptrdiff_t pairs = count_pairs(out[1], task->dilation);
-  if (task->begin < 0 || task->step < 1 || task->step > out[1] || task->end > pairs) return "planes beyond the volume";
+  const ptrdiff_t fours = count_fours(out[1], task->dilation);
+  if (task->begin < 0 || task->step < 1 || task->step > out[1] || task->end > fours) return "planes beyond the volume";
   return NULL;
 }
 
@@ -392,7 +398,7 @@ static const char *what_is_wrong_besides(const struct task *task, const Py_buffe
   if (weights->shape[0] != of_each[task->taps - 1] * inputs * outputs) return "weights of another number";
   if (bias->shape[0] != outputs) return "biases of another number";
   if (sums == NULL) return NULL;
-  if (sums->shape[0] != count_pairs(target->shape[1], task->dilation) || sums->shape[1] != outputs ||
+  if (sums->shape[0] != count_fours(target->shape[1], task->dilation) || sums->shape[1] != outputs ||
       sums->shape[2] != 2)
     return "sums of another shape";
   return NULL;
@@ -411,9 +417,18 @@ struct kind {
   int flags;
 };
 
+/* Whether rows are without gaps, and begin a whole number of floats from each other. */
+static int whole_numbers_apart(Py_buffer *buffer) {
+  int whole = buffer->strides[buffer->ndim - 1] == buffer->itemsize;
+  for (int i = 0; i < buffer->ndim; i++) whole &= buffer->strides[i] % buffer->itemsize == 0;
+  if (whole) return 0;
+  PyBuffer_Release(buffer);
+  return fail("rows without gaps are needed");
+}
+
 static int get_numbers(PyObject *object, Py_buffer *buffer, const struct kind *kind) {
-  if (PyObject_GetBuffer(object, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | kind->flags) < 0) return -1;
-  if (buffer->ndim == kind->dimensions && strcmp(buffer->format, kind->format) == 0) return 0;
+  if (PyObject_GetBuffer(object, buffer, PyBUF_FORMAT | kind->flags) < 0) return -1;
+  if (buffer->ndim == kind->dimensions && strcmp(buffer->format, kind->format) == 0) return whole_numbers_apart(buffer);
   PyErr_Format(PyExc_TypeError, "an array of %d dimensions, format %s, was given; %s of %d are needed", buffer->ndim,
                buffer->format, *kind->format == 'd' ? "float64" : "float32", kind->dimensions);
   PyBuffer_Release(buffer);
@@ -443,11 +458,16 @@ static const struct instructions *find_named(const char *name) {
 
 enum { SOURCE, TARGET, WEIGHTS, BIAS, SUMS, ARRAYS };
 
+/* Volumes may be parts of larger ones. */
+#define VOLUME {4, "f", PyBUF_STRIDES}
+#define MADE {4, "f", PyBUF_STRIDES | PyBUF_WRITABLE}
+#define NUMBERS {1, "f", PyBUF_C_CONTIGUOUS}
+
 static const struct kind convolved[ARRAYS] = {
-  {4, "f", 0}, {4, "f", PyBUF_WRITABLE}, {1, "f", 0}, {1, "f", 0}, {3, "d", PyBUF_WRITABLE},
+  VOLUME, MADE, NUMBERS, NUMBERS, {3, "d", PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE},
 };
-static const struct kind scaled[] = {{4, "f", PyBUF_WRITABLE}, {1, "f", 0}, {1, "f", 0}};
-static const struct kind repeated[] = {{4, "f", 0}, {4, "f", PyBUF_WRITABLE}};
+static const struct kind scaled[] = {MADE, NUMBERS, NUMBERS};
+static const struct kind repeated[] = {VOLUME, MADE};
 
 static int convolve_arrays(const struct instructions *with, const struct task *task, const Py_buffer arrays[ARRAYS],
                            const Py_buffer *sums) {

@@ -81,33 +81,46 @@ MULTIPLY(1, 1) MULTIPLY(2, 1) MULTIPLY(3, 1) MULTIPLY(4, 1) MULTIPLY(5, 1) MULTI
 MULTIPLY(1, 3) MULTIPLY(2, 3) MULTIPLY(3, 3) MULTIPLY(4, 3) MULTIPLY(5, 3) MULTIPLY(6, 3)
 #undef MULTIPLY
 
-/* What F(2, 3) multiplies in the place of four rows. */
-INLINE void NAME(transformed)(NAME(vector) to[4], const NAME(vector) from[4]) {
-  to[0] = from[0] - from[2];
-  to[1] = from[1] + from[2];
-  to[2] = from[2] - from[1];
-  to[3] = from[1] - from[3];
+/* What F(4, 3) multiplies in the place of six rows. */
+INLINE void NAME(transformed)(NAME(vector) to[SEEN], const NAME(vector) from[SEEN]) {
+  const NAME(vector) even = from[4] - 2.0f * from[2], odd = ROOT_HALF * from[3] - ROOT_TWO * from[1];
+  const NAME(vector) even_far = from[4] - 0.5f * from[2], odd_far = ROOT_TWO * from[3] - ROOT_HALF * from[1];
+  to[0] = from[0] - 2.5f * from[2] + from[4];
+  to[1] = even + odd;
+  to[2] = even - odd;
+  to[3] = even_far + odd_far;
+  to[4] = even_far - odd_far;
+  to[5] = from[1] - 2.5f * from[3] + from[5];
 }
 
-/* 4 x 4 rows, of four planes, to what is multiplied in their place. */
+/* The four rows that six products stand for. */
+INLINE void NAME(back)(NAME(vector) to[GIVEN], const NAME(vector) from[SEEN]) {
+  const NAME(vector) even = from[1] + from[2], odd = from[1] - from[2];
+  const NAME(vector) even_far = from[3] + from[4], odd_far = from[3] - from[4];
+  to[0] = from[0] + even + even_far;
+  to[1] = ROOT_HALF * odd + ROOT_TWO * odd_far;
+  to[2] = 0.5f * even + 2.0f * even_far;
+  to[3] = 0.5f * ROOT_HALF * odd + 2.0f * ROOT_TWO * odd_far + from[5];
+}
+
+/* 6 x 6 rows, of six planes, to what is multiplied in their place. */
 static void NAME(look)(const float *const rows[POSITIONS], ptrdiff_t width, ptrdiff_t ahead, float *seen,
                        ptrdiff_t apart) {
   for (ptrdiff_t x = 0; x < width; x += VECTOR) {
-    /* The latter two rows of each plane are seen for the first time: the next ones lie `ahead`. */
-    if (x % LINE == 0) UNROLL for (int z = 0; z < 4; z++) {
-      __builtin_prefetch(rows[4 * z + 2] + x + ahead, 0, 2);
-      __builtin_prefetch(rows[4 * z + 3] + x + ahead, 0, 2);
-    }
-    NAME(vector) in_plane[4][4], done[4];
-    UNROLL for (int y = 0; y < 4; y++) {
-      NAME(vector) column[4];
-      UNROLL for (int z = 0; z < 4; z++) column[z] = NAME(load)(rows[4 * z + y] + x);
+    /* The latter four rows of each plane are seen for the first time: the next ones lie `ahead`. */
+    if (x % LINE == 0)
+      UNROLL for (int z = 0; z < SEEN; z++)
+        UNROLL for (int y = SEEN - GIVEN; y < SEEN; y++) __builtin_prefetch(rows[SEEN * z + y] + x + ahead, 0, 2);
+    NAME(vector) in_plane[SEEN][SEEN], done[SEEN];
+    UNROLL for (int y = 0; y < SEEN; y++) {
+      NAME(vector) column[SEEN];
+      UNROLL for (int z = 0; z < SEEN; z++) column[z] = NAME(load)(rows[SEEN * z + y] + x);
       NAME(transformed)(done, column);
-      UNROLL for (int z = 0; z < 4; z++) in_plane[z][y] = done[z];
+      UNROLL for (int z = 0; z < SEEN; z++) in_plane[z][y] = done[z];
     }
-    UNROLL for (int z = 0; z < 4; z++) {
+    UNROLL for (int z = 0; z < SEEN; z++) {
       NAME(transformed)(done, in_plane[z]);
-      UNROLL for (int y = 0; y < 4; y++) *(NAME(vector) *)(seen + (4 * z + y) * apart + x) = done[y];
+      UNROLL for (int y = 0; y < SEEN; y++) *(NAME(vector) *)(seen + (SEEN * z + y) * apart + x) = done[y];
     }
   }
 }
@@ -128,27 +141,27 @@ INLINE void NAME(add_up)(const NAME(vector) measured[2], double *sums) {
     for (int v = 0; v < VECTOR; v++) sums[i] += measured[i][v];
 }
 
-/* The 2 x 2 rows, of two planes, that 4 x 4 rows of products stand for; NULL where there is none.
+/* The 4 x 4 rows, of four planes, that 6 x 6 rows of products stand for; NULL where there is none.
  * What they sum up to is added to `sums`, and their squares, where these are wanted. */
 static void NAME(give)(const float *products, ptrdiff_t apart, ptrdiff_t width, float bias,
-                       enum activation activation, float *const rows[4], double *sums) {
+                       enum activation activation, float *const rows[GIVEN * GIVEN], double *sums) {
   NAME(vector) measured[2] = {{0}, {0}};
   for (ptrdiff_t x = 0; x < width; x += VECTOR) {
-    NAME(vector) in_plane[2][4], made[2][2];
-    UNROLL for (int y = 0; y < 4; y++) {
-      NAME(vector) column[4];
-      UNROLL for (int z = 0; z < 4; z++) column[z] = NAME(load)(products + (4 * z + y) * apart + x);
-      in_plane[0][y] = column[0] + column[1] + column[2];
-      in_plane[1][y] = column[1] - column[2] - column[3];
+    NAME(vector) in_plane[GIVEN][SEEN], made[GIVEN];
+    UNROLL for (int y = 0; y < SEEN; y++) {
+      NAME(vector) column[SEEN];
+      UNROLL for (int z = 0; z < SEEN; z++) column[z] = NAME(load)(products + (SEEN * z + y) * apart + x);
+      NAME(back)(made, column);
+      UNROLL for (int z = 0; z < GIVEN; z++) in_plane[z][y] = made[z];
     }
-    UNROLL for (int z = 0; z < 2; z++) {
-      made[z][0] = in_plane[z][0] + in_plane[z][1] + in_plane[z][2] + bias;
-      made[z][1] = in_plane[z][1] - in_plane[z][2] - in_plane[z][3] + bias;
-    }
-    UNROLL for (int r = 0; r < 4; r++) {
-      if (rows[r] == NULL) continue;
-      if (sums != NULL) NAME(measure)(made[r / 2][r % 2], width - x, measured);
-      NAME(store)(rows[r] + x, NAME(activated)(made[r / 2][r % 2], activation), width - x);
+    UNROLL for (int z = 0; z < GIVEN; z++) {
+      NAME(back)(made, in_plane[z]);
+      UNROLL for (int y = 0; y < GIVEN; y++) {
+        if (rows[GIVEN * z + y] == NULL) continue;
+        made[y] += bias;
+        if (sums != NULL) NAME(measure)(made[y], width - x, measured);
+        NAME(store)(rows[GIVEN * z + y] + x, NAME(activated)(made[y], activation), width - x);
+      }
     }
   }
   if (sums != NULL) NAME(add_up)(measured, sums);
