@@ -9,7 +9,7 @@ import numpy as np
 from brainchop_pipe.core.grid import Volume
 from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.images import read_image
-from brainchop_pipe.report.mosaic import OUTLINE_COLOR, THUMBNAIL, draw
+from brainchop_pipe.report.content import OUTLINE_COLOR
 from brainchop_pipe.storage import write_whole
 
 
@@ -81,6 +81,9 @@ def draw_pictures(head: Path, jobs: list[PictureJob], prefer_affine: AffineChoic
     prefer_affine : {"sform", "qform"} or None
         Which one of the head to believe where the two contradict each other.
     """
+    # After the networks: its libraries would hold up the first image.
+    from brainchop_pipe.report.mosaic import THUMBNAIL, draw
+
     shown = read_image(head, prefer_affine, allow_constant=True).volume
     for job in jobs:
         labels = read_image(job.labels, allow_constant=True).volume

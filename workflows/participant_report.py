@@ -13,9 +13,14 @@ from brainchop_pipe.bids.methods import describe_methods
 from brainchop_pipe.bids.provenance_text import provenance_lines
 from brainchop_pipe.bids.results import TISSUES, Result, find_results
 from brainchop_pipe.bids.sidecar import QualityRecord
-from brainchop_pipe.report.content import Failure, LegendEntry, ParticipantPage, Section, VolumeRow
-from brainchop_pipe.report.mosaic import OUTLINE_COLOR
-from brainchop_pipe.report.pages import participant_html
+from brainchop_pipe.report.content import (
+    OUTLINE_COLOR,
+    Failure,
+    LegendEntry,
+    ParticipantPage,
+    Section,
+    VolumeRow,
+)
 from brainchop_pipe.storage import write_whole
 
 _OUTLINE = "Outline of brain with cerebrospinal fluid"
@@ -47,6 +52,9 @@ def write_participant_page(output_dir: Path, participant: str) -> Path:
     OutputError
         The folder is not writable, or has no locks.
     """
+    # After the images: its libraries would hold up the first of them.
+    from brainchop_pipe.report.pages import participant_html
+
     path = page_path(output_dir, participant)
     # Who writes last has seen all.
     with hold(output_dir, path.name):

@@ -1,11 +1,9 @@
-"""What a server of processes imports once for all of them, besides what engines need."""
+"""What a server of processes imports once for all of them, besides what engines need.
+
+No more than the first step takes, since it waits for this.
+"""
 
 import gc
-
-# What steps import when they are called: numpy's percentiles, and filters of the default model.
-import numpy.ma  # noqa: F401
-import scipy.ndimage  # noqa: F401
-from brainchop_pipe.workflows import draw_pictures  # noqa: F401 - a job that comes after the networks
 
 from brainchop_pipe.core import interpolate  # noqa: F401 - conforming imports it when it is called
 

@@ -9,7 +9,8 @@ from nibabel.affines import apply_affine
 from PIL import Image
 
 from brainchop_pipe.core.grid import Grid, Volume
-from brainchop_pipe.report.mosaic import MOSAIC, OUTLINE_COLOR, THUMBNAIL, Layout, draw
+from brainchop_pipe.report.content import OUTLINE_COLOR
+from brainchop_pipe.report.mosaic import MOSAIC, THUMBNAIL, Layout, draw
 
 COLORS = {1: "#D55E00", 2: "#0072B2"}
 ONE_AXIAL = Layout(((("axial", 1),),), 400)

@@ -70,6 +70,7 @@ def _command(arguments: list[str]) -> int:
     try:
         command, rest = _part_for(arguments)
     finally:
+        gc.freeze()
         gc.enable()
     return command(rest)
 

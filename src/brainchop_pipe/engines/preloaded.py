@@ -1,6 +1,6 @@
 """What a server of processes imports once for all of them.
 
-Without the collector, which would look for garbage among what the imports make.
+Without the collector, which would look for garbage among what the imports make, then and later.
 """
 
 import gc
@@ -9,4 +9,5 @@ gc.disable()
 
 from brainchop_pipe.engines import pydra_worker  # noqa: E402, F401 - all jobs come from there
 
+gc.freeze()
 gc.enable()

@@ -1,6 +1,9 @@
 """Runs the Pydra workflow of one image in lanes, and gives each node's result or failure."""
 
 import errno
+import functools
+import importlib
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,11 +157,18 @@ def _files(kind: Any, result: Any) -> Any:
 
 def _run_job(payload: bytes, rerun: bool) -> tuple[Any, float]:
     """Run a Pydra job, and say how long it took; this happens in a lane."""
+    _import_ahead()
     start = time.perf_counter()
     try:
         return cloudpickle.loads(payload).run(rerun=rerun), time.perf_counter() - start
     except Exception as error:
         raise _explained(error) from error
+
+
+@functools.cache
+def _import_ahead() -> None:
+    """Import what later steps import when they are called, while the first image is read."""
+    threading.Thread(target=importlib.import_module, args=("scipy.ndimage",), daemon=True).start()
 
 
 def _explained(error: Exception) -> Exception:

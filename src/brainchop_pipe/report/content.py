@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, field
 
+# Of a brain mask, and of whatever was found on thumbnails. Of Okabe and Ito's palette, which people
+# with any colour vision can tell apart; the tissues have others of it in their label table.
+OUTLINE_COLOR = "#009E73"
+
 
 @dataclass(frozen=True)
 class LegendEntry:

@@ -18,12 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 from brainchop_pipe.core.grid import Grid, Volume, canonical_grid, part_of, voxel_from_voxel
 from brainchop_pipe.core.resample import Box, resample_nearest, support_box
 from brainchop_pipe.core.tiles import full_box
+from brainchop_pipe.report.content import OUTLINE_COLOR
 
 Plane = Literal["axial", "coronal", "sagittal"]
-
-# Of Okabe and Ito's palette, which people with any colour vision can tell apart; the tissues
-# have others of it in their label table.
-OUTLINE_COLOR = "#009E73"
 
 _GREYS = 64
 _COLORS = 256 - _GREYS
