@@ -150,12 +150,19 @@ def _call(step: Step, given: dict[str, Any], place: str) -> Any:
     return step(**with_paths(step, given), **{target: Path.cwd() / place})
 
 
+def _found_here(task: Any) -> Any:
+    """Let pickles name a task's class: Pydra makes it nowhere, and all of its code would go with each job."""
+    task.__module__ = task.Outputs.__module__ = __name__
+    task.Outputs.__qualname__ = f"{task.__name__}.Outputs"
+    return task
+
+
 def _task(step: Step, outputs: dict[str, Any]) -> Any:
     """Make a task of a function that calls a step; parameters and docstring are the step's."""
 
     def define(function: Any) -> Any:
         function.__doc__ = step.__doc__
-        return python.define(function, inputs=_inputs(step), outputs=outputs)
+        return _found_here(python.define(function, inputs=_inputs(step), outputs=outputs))
 
     return define
 
@@ -211,6 +218,7 @@ _OPTIONS = _inputs(segment_tissues_file) | _inputs(segment_labels_file)
 _BRAIN_OPTIONS = _inputs(extract_brain_file)
 
 
+@_found_here
 @python.define(outputs={"in_order": list[File]})
 def InOrder(first: list[File], second: list[File], places: list[int]) -> Any:
     """Bring the files of two lists, one after the other, into the places that they are to have."""
@@ -218,6 +226,7 @@ def InOrder(first: list[File], second: list[File], places: list[int]) -> Any:
     return [both[places.index(place)] for place in range(len(both))]
 
 
+@_found_here
 @workflow.define(
     inputs={
         "in_file": workflow.arg(type=HeadImage, help="A head: NIfTI or MGH."),
