@@ -142,6 +142,20 @@ def test_nearest_agrees_with_a_search_for_any_pair_of_grids(few, source, target)
     np.testing.assert_array_equal(found[clear], expected[clear])
 
 
+@pytest.mark.parametrize("axes", [[0, 1, 2], [2, 0, 1], [1, 0, 2]])
+def test_axes_that_follow_one_another_are_looked_up_one_by_one(axes, monkeypatch):
+    """To the same end as voxels one by one; the target begins before the source and ends within it."""
+    source = Volume(np.arange(6 * 7 * 8, dtype=np.int16).reshape(6, 7, 8), Grid((6, 7, 8), np.eye(4)))
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag([0.7, -1, 1.6])[:, axes] + 1e-12
+    affine[:3, 3] = [-1.3, 5.2, -2.1]
+    target = Grid((5, 9, 4), affine)
+    found = resample_nearest(source, target)
+    monkeypatch.setattr(module, "_NEGLIGIBLE_VOXELS", -1)
+    assert np.array_equal(found, resample_nearest(source, target))
+    assert 0 < (found > 0).sum() < found.size
+
+
 @ways
 def test_nearest_takes_the_closest_voxel(few, monkeypatch):
     monkeypatch.setattr(module, "_FEW_VOXELS", few)

@@ -36,6 +36,8 @@ def in_order(volume: np.ndarray, order: Literal["C", "F"]) -> np.ndarray:
         return volume
     if order == "F":
         return in_order(volume.T, "C").T
+    if volume.strides[2] == volume.itemsize:
+        return np.ascontiguousarray(volume)
     ordered = np.empty(volume.shape, volume.dtype)
     if _order is not None and volume.strides[0] == volume.itemsize in _COMPILED_FOR:
         _order.reorder(volume, ordered)

@@ -15,6 +15,8 @@ from brainchop_pipe.core.order import in_order
 # Farthest, in voxels of the source, that a position may lie from a voxel's centre and
 # still count as that centre. Headers hold float32: over 512 voxels they err by less.
 _TOLERANCE_VOXELS = 1e-3
+# What rounding leaves where there is no dependence, over the whole of an axis.
+_NEGLIGIBLE_VOXELS = 1e-6
 
 # The same for programs that know no tolerance: the rounding of float64.
 EXACT_VOXELS = 1e-9
@@ -249,12 +251,30 @@ def _walk(
 
 def _looked_up(voxels: np.ndarray, source_from_target: np.ndarray, shape: Shape3) -> np.ndarray:
     """Give the nearest voxel's value at the position of each target voxel; 0 beyond the voxels' edges."""
+    depends = np.abs(source_from_target[:3, :3]) * shape > _NEGLIGIBLE_VOXELS
+    if (depends.sum(axis=0) == 1).all() and (depends.sum(axis=1) == 1).all():
+        return _looked_up_along_axes(voxels, source_from_target, shape, depends.argmax(axis=0))
     positions = _positions(source_from_target, np.arange(np.prod(shape)), shape)
     indices = np.floor(positions + 0.5).astype(np.intp)
     inside = ((indices >= 0) & (indices < np.array(voxels.shape)[:, np.newaxis])).all(axis=0)
     out = np.zeros(inside.size, voxels.dtype.newbyteorder("="))
     out[inside] = voxels[tuple(indices[:, inside])]
     return out.reshape(shape)
+
+
+def _looked_up_along_axes(
+    voxels: np.ndarray, source_from_target: np.ndarray, shape: Shape3, source_axes: np.ndarray
+) -> np.ndarray:
+    """Do the same where each target axis follows one of the source: look up each axis by itself."""
+    inside, indices = [], []
+    for count, target_axis, axis in zip(shape, range(3), source_axes, strict=True):
+        along = source_from_target[axis, target_axis] * np.arange(count) + source_from_target[axis, 3]
+        nearest = np.floor(along + 0.5).astype(np.intp)
+        inside.append(np.flatnonzero((nearest >= 0) & (nearest < voxels.shape[axis])))
+        indices.append(nearest[inside[-1]])
+    out = np.zeros(shape, voxels.dtype.newbyteorder("="))
+    out[np.ix_(*inside)] = voxels.transpose(source_axes)[np.ix_(*indices)]
+    return out
 
 
 def _reach(source_from_target: np.ndarray, source_shape: tuple[int, ...], shape: Shape3) -> Box:
