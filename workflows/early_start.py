@@ -1,8 +1,7 @@
-"""What a command can begin with before it has read its own libraries."""
+"""What the processes of a command will need, so that they get it from the command's own process."""
 
-from brainchop_pipe.engines import lanes
+from brainchop_pipe.core import interpolate  # noqa: F401 - conforming imports it when it is called
+from brainchop_pipe.engines import pydra_worker  # noqa: F401 - all jobs come from there
+from brainchop_pipe.engines.lanes import fork_server
 
-
-def start_ahead() -> None:
-    """Have the server of processes begin with its imports, which take a second."""
-    lanes.start_ahead("brainchop_pipe.workflows.preloaded")
+__all__ = ["fork_server"]

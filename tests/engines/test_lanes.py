@@ -1,6 +1,7 @@
 """Processes that work on one job at a time."""
 
 import asyncio
+import json
 import logging
 import multiprocessing
 import os
@@ -267,3 +268,56 @@ def test_job_that_was_killed_is_not_run_again():
 
     with pytest.raises(WorkerLostError, match="SIGKILL"):
         asyncio.run(work())
+
+
+_COMMAND = """
+import json, os, signal, sys, threading
+from brainchop_pipe.engines.lanes import Lane, fork_server
+
+file = open(sys.argv[1], "w")
+sys.modules["read_once"] = sys
+threads = [threading.Thread(target=threading.Event().wait, daemon=True)] if sys.argv[2] == "threads" else []
+for thread in threads:
+    thread.start()
+signal.signal(signal.SIGTERM, lambda *_: None)
+sys.stdout.write("said before, ")
+fork_server()
+
+def look():
+    files = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    return {"shares": "read_once" in sys.modules, "has file": sys.argv[1] in files, "server": os.getppid()}
+
+lane = Lane({})
+found = lane.run(look)
+server = int(found.pop("server"))
+status = open(f"/proc/{server}/status").read()
+ignored, caught = (int(status.split(name)[1].split()[0], 16) for name in ("SigIgn:", "SigCgt:"))
+found["ends by SIGTERM"] = not (ignored | caught) >> (signal.SIGTERM - 1) & 1
+found["pids"] = [server, lane.run(os.getpid)]
+print(json.dumps(found))
+sys.stdout.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("others", ["none", "threads"])
+def test_server_is_a_fork_of_a_command_that_has_no_other_threads(others, tmp_path):
+    """It has the command's modules and no file of its, and ends with it, whatever ends that."""
+    command = [sys.executable, "-c", _COMMAND, str(tmp_path / "file"), others]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    said, found = result.stdout.split(", ", 1)
+    assert said == "said before"
+    found = json.loads(found)
+    for pid in found.pop("pids"):
+        deadline = time.monotonic() + 20
+        while is_alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not is_alive(pid)
+    assert found == {"shares": others == "none", "has file": False, "ends by SIGTERM": True}
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _command(arguments)
+        return _command(arguments, owns_process=argv is None)
     except PipeError as error:
         sys.stderr.write(f"brainchop: {error}\n")
         return error.exit_code
@@ -54,24 +54,27 @@ def main(argv: list[str] | None = None) -> int:
         gc.freeze()
 
 
-def _command(arguments: list[str]) -> int:
+def _command(arguments: list[str], *, owns_process: bool) -> int:
     """Hand over to the part that the first word names; anything else is the BIDS-App.
 
-    Imported only when needed: the libraries of each part cost up to a second.
+    Imported only when needed: the libraries of each part cost up to a second. Where they
+    are all of this process, and others will be needed, those get them from it.
     """
-    if _will_segment(arguments):
-        from brainchop_pipe.workflows.early_start import start_ahead
-
-        # A folder that is gone, for example, is for the run itself to tell.
-        with suppress(OSError):
-            start_ahead()
+    will_share = owns_process and _will_segment(arguments)
     # Nothing that an import makes is garbage: looking for it takes a tenth of the time.
     gc.disable()
     try:
         command, rest = _part_for(arguments)
+        if will_share:
+            from brainchop_pipe.workflows import early_start
     finally:
+        # The collector looks at none of it again, nor do processes that share it have to copy it.
         gc.freeze()
         gc.enable()
+    if will_share:
+        # A folder that is gone, for example, is for the run itself to tell.
+        with suppress(OSError):
+            early_start.fork_server()
     return command(rest)
 
 

@@ -9,6 +9,7 @@ import functools
 import logging
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
@@ -115,7 +117,7 @@ class Lane:
         with _PROCESSES:
             if self._process is not None and self._process.is_alive():
                 return
-        context = start_ahead()
+        context = start_server()
         self._connection, theirs = context.Pipe()
         # All of it: the server has the environment of its own start.
         environment = {**os.environ, **_absolute_folders(), **self._environment}
@@ -238,13 +240,8 @@ class Lanes:
             idle.put_nowait(lane)
 
 
-def start_ahead(*more: str) -> Any:
+def start_server() -> Any:
     """Have the server of processes begin with its imports, which take a second; a second call does nothing.
-
-    Parameters
-    ----------
-    *more : str
-        Modules that it imports besides those that lanes need.
 
     Returns
     -------
@@ -252,11 +249,51 @@ def start_ahead(*more: str) -> Any:
         That lanes start their processes with.
     """
     context = _context()
-    context.set_forkserver_preload([_PRELOAD, *more])
+    context.set_forkserver_preload([_PRELOAD])
     if context.get_start_method() == "forkserver":
         with _PROCESSES:
             multiprocessing.forkserver.ensure_running()
     return context
+
+
+def fork_server() -> None:
+    """Have a fork of this process be the server of processes: what is imported here is imported there.
+
+    For a command that has done nothing but imports: its threads' locks, files and handlers
+    of logs would go along. Elsewhere (other systems, other threads) the server starts from
+    nothing when it is needed.
+    """
+    # No other thread: nobody holds the lock, which would be held for ever on the other side.
+    if _context().get_start_method() == "forkserver" and threading.active_count() == 1:
+        with _forking():
+            multiprocessing.forkserver.ensure_running()
+
+
+@contextmanager
+def _forking() -> Iterator[None]:
+    """Let `multiprocessing` fork where it would start Python anew, which reads all libraries again."""
+    spawn = multiprocessing.util.spawnv_passfds
+    multiprocessing.util.spawnv_passfds = _fork
+    try:
+        yield
+    finally:
+        multiprocessing.util.spawnv_passfds = spawn
+
+
+def _fork(_python: bytes, arguments: list[str], files: list[int]) -> int:
+    """Run the code that is Python's last argument in a fork that has these files alone."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    process = os.fork()
+    if process:
+        return process
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for kept, following in pairwise((2, *sorted(map(int, files)), os.sysconf("SC_OPEN_MAX"))):
+            os.closerange(kept + 1, following)
+        exec(arguments[-1], {})
+    finally:
+        os._exit(0)
 
 
 def _context() -> Any:
