@@ -17,6 +17,7 @@ from brainchop_pipe.workflows.resources import Share, check_memory, share_proces
 from brainchop_pipe.workflows.run_log import run_log, write_citation
 from brainchop_pipe.workflows.segment_image import Workplace, check_extras, segment_image
 from brainchop_pipe.workflows.suitability import cannot_be_named
+from brainchop_pipe.workflows.warm_up import warm_up
 from brainchop_pipe.workflows.work_folder import check_work_folder, work_folder
 
 from brainchop_pipe.bids.dataset import check_dataset, find_images
@@ -26,7 +27,7 @@ from brainchop_pipe.bids.names import Source
 from brainchop_pipe.bids.publish import prepare_output_dir
 from brainchop_pipe.engines.lanes import Lanes
 from brainchop_pipe.errors import UsageError
-from brainchop_pipe.inference.session import gpus_of, load_library
+from brainchop_pipe.inference.session import gpus_of
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.zoo.catalog import Model, find_models
 from brainchop_pipe.zoo.check import check_file
@@ -185,7 +186,7 @@ class _Run:
     async def _warm_up(self, lanes: Lanes, *, wants_gpu: bool) -> None:
         """Have a process start and import its libraries while this one still imports its own."""
         try:
-            await lanes.run(load_library, self.settings.processing.device, wants_gpu=wants_gpu)
+            await lanes.run(warm_up, self.settings.processing.device, wants_gpu=wants_gpu)
         except Exception:
             logger.warning("a process could not load what networks need", exc_info=True)
 

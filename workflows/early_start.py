@@ -1,6 +1,5 @@
-"""What the processes of a command will need, so that they get it from the command's own process."""
+"""What a command imports so that its processes have it from the begin."""
 
-from brainchop_pipe.core import interpolate  # noqa: F401 - conforming imports it when it is called
 from brainchop_pipe.engines import pydra_worker  # noqa: F401 - all jobs come from there
 from brainchop_pipe.engines.lanes import fork_server
 

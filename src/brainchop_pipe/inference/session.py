@@ -36,6 +36,9 @@ _PROVIDERS: dict[str, str] = {
 # for minutes at each new shape, CoreML has no 3-D convolution: both only by name.
 _PREFERENCE: tuple[Device, ...] = ("cuda", "migraphx", "native", "openvino", "cpu")
 
+_ON_GPUS = {"cuda", "tensorrt", "migraphx"}
+_VISIBLE_GPUS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+
 # Sessions of MeshNets hold under a megabyte of weights; the limit is for other models.
 _CACHE_SIZE = 8
 
@@ -176,16 +179,22 @@ def gpus_of(device: Device) -> tuple[str, ...]:
     "auto" means those that are there, if the installed onnxruntime can use them; a GPU
     by name is taken for there.
     """
-    wanted = {"cuda", "tensorrt", "migraphx"} & {*available_devices(), *({device} - {"auto"})}
-    if device not in ("auto", *wanted) or not wanted:
-        return ()
-    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
-        if variable in os.environ:
-            names = [name.strip() for name in os.environ[variable].split(",")]
-            # The libraries stop at the first name that is none: "-1", or "NoDevFiles" of SLURM.
-            return tuple(takewhile(lambda name: name.isdigit() or "-" in name[1:], names))
     count = _nvidia_gpus() + _amd_gpus() or int(device != "auto")
+    given = [os.environ[variable] for variable in _VISIBLE_GPUS if variable in os.environ]
+    # What is installed is asked last: that takes a while to import.
+    if not (count or given) or not _may_use_gpus(device):
+        return ()
+    if given:
+        names = [name.strip() for name in given[0].split(",")]
+        # The libraries stop at the first name that is none: "-1", or "NoDevFiles" of SLURM.
+        return tuple(takewhile(lambda name: name.isdigit() or "-" in name[1:], names))
     return tuple(map(str, range(count)))
+
+
+def _may_use_gpus(device: Device) -> bool:
+    if device == "auto":
+        return not _ON_GPUS.isdisjoint(available_devices())
+    return device in _ON_GPUS
 
 
 def _nvidia_gpus() -> int:
