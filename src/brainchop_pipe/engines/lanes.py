@@ -273,7 +273,7 @@ def fork_server() -> None:
 def _forking() -> Iterator[None]:
     """Let `multiprocessing` fork where it would start Python anew, which reads all libraries again."""
     spawn = multiprocessing.util.spawnv_passfds
-    multiprocessing.util.spawnv_passfds = _fork
+    multiprocessing.util.spawnv_passfds = _fork  # type: ignore[assignment]
     try:
         yield
     finally:

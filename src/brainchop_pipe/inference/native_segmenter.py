@@ -12,8 +12,9 @@ from brainchop_pipe.inference.segmenter import MARGIN, SPACING, Segmenter, UNet
 _REACH = SPACING
 # Planes before the new ones: a four begins there whose last ones are seen for the second time.
 _OLD = FOUR + _REACH
-# Threads that get a four of their own; more would take memory and hardly time.
-_MOST_FOURS = 8
+# Fours of planes at a time, of each thread: with more of them threads wait less for one another. All
+# of them together would take memory.
+_FOURS_OF_EACH, _MOST_FOURS = 2, 8
 
 
 class NativeSegmenter:
@@ -137,7 +138,7 @@ class _Window:
     """
 
     def __init__(self, native: NativeThreads, channels: int, shape: Sequence[int]) -> None:
-        self.count = FOUR * min(max(native.count, 2), _MOST_FOURS)
+        self.count = FOUR * min(_FOURS_OF_EACH * native.count, _MOST_FOURS)
         # In the order of planes, so that they move in one piece.
         by_plane = native.rows(_OLD + self.count + _REACH, (channels, *shape[1:]))
         self._rows = Rows(by_plane.voxels.swapaxes(0, 1), by_plane.width)
