@@ -8,8 +8,10 @@ rm -rf containers/build
 mkdir -p containers/build/models
 "$python" -m pip wheel --quiet --no-deps --wheel-dir containers/build/wheel .
 # Compiled here: on Linux, for the same processors as the image, with gcc or clang.
-"$python" -m zipfile -l containers/build/wheel/*.whl | grep -q native/_convolution ||
-  { echo "the wheel has no compiled code; install gcc or clang" >&2; exit 1; }
+for compiled in native/_convolution core/_order; do
+  "$python" -m zipfile -l containers/build/wheel/*.whl | grep -q "$compiled" ||
+    { echo "the wheel has no compiled code; install gcc or clang" >&2; exit 1; }
+done
 BRAINCHOP_MODEL_DIR=containers/build/models "$python" -m brainchop_pipe.cli.main models pull
 # The published files that were converted are not needed any more.
 rm -rf containers/build/models/downloads

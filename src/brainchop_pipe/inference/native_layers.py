@@ -28,21 +28,19 @@ _PARTS = 4
 FOUR = 4
 
 # Three weights in a row to the six that Winograd's F(4, 3) multiplies, for its points
-# 0, sqrt(1/2), -sqrt(1/2), sqrt(2), -sqrt(2) and infinity.
+# 0, sqrt(1/2), -sqrt(1/2), sqrt(2), -sqrt(2) and infinity; and 3 x 3 across rows to 6 x 6.
 _HALF = np.sqrt(0.5)
-_WINOGRAD = (
-    np.array(
-        [
-            [6, 0, 0],
-            [-4, -4 * _HALF, -2],
-            [-4, 4 * _HALF, -2],
-            [1, 2 * _HALF, 2],
-            [1, -2 * _HALF, 2],
-            [0, 0, 6],
-        ]
-    )
-    / 6
+_WINOGRAD = np.array(
+    [
+        [1, 0, 0],
+        [-2 / 3, -2 / 3 * _HALF, -1 / 3],
+        [-2 / 3, 2 / 3 * _HALF, -1 / 3],
+        [1 / 6, 1 / 3 * _HALF, 1 / 3],
+        [1 / 6, -1 / 3 * _HALF, 1 / 3],
+        [0, 0, 1],
+    ]
 )
+_ACROSS_ROWS = np.kron(_WINOGRAD, _WINOGRAD)
 
 
 def is_installed() -> bool:
@@ -94,21 +92,18 @@ class PackedLayer:
 
     def __init__(self, layer: Layer) -> None:
         self.outputs, self.inputs, self.taps = layer.weights.shape[:3]
-        positions = _positions(layer.weights) if self.taps == 3 else [layer.weights]
-        blocks = [np.array_split(weights, -(-self.outputs // _MOST_OUTPUTS)) for weights in positions]
-        packed = [np.moveaxis(block, 0, -1).ravel() for position in blocks for block in position]
-        self.weights = np.concatenate(packed).astype(np.float32)
+        blocks = np.array_split(layer.weights, -(-self.outputs // _MOST_OUTPUTS))
+        if self.taps == 3:
+            # Of each place across rows: of inputs, of taps along them, of outputs.
+            across = [block.transpose(2, 3, 1, 4, 0).reshape(9, -1) for block in blocks]
+            weights = _ACROSS_ROWS @ np.concatenate(across, axis=1).astype(np.float64)
+        else:
+            weights = np.concatenate([np.moveaxis(block, 0, -1).ravel() for block in blocks])
+        self.weights = weights.astype(np.float32).ravel()
         self.bias = np.ascontiguousarray(layer.bias, np.float32)
         self.dilation = layer.dilation
         self.norm = layer.norm
         self.activation = layer.activation
-
-
-def _positions(weights: np.ndarray) -> np.ndarray:
-    """Give what is multiplied in the place of 3 x 3 weights across rows: (36, outputs, inputs, 3)."""
-    across_planes = np.tensordot(_WINOGRAD, weights.astype(np.float64), (1, 2))
-    made = np.tensordot(_WINOGRAD, across_planes, (1, 3)).swapaxes(0, 1)
-    return made.reshape(-1, *made.shape[2:])
 
 
 class NativeThreads:
