@@ -24,7 +24,7 @@ def code(request, monkeypatch):
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (17, 2, 33), (130, 9, 66), (1, 1, 1), (0, 3, 2), (4, 6), (7,)])
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("dtype", [np.uint8, bool, ">i2", np.float32, np.float64, np.complex128])
+@pytest.mark.parametrize("dtype", [np.uint8, bool, ">i2", np.float32, np.float64, np.complex128, object])
 def test_values_stay_and_the_order_is_the_one_asked_for(shape, order, dtype):
     array = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
     fortran = np.asfortranarray(array)
@@ -58,7 +58,7 @@ def test_parts_of_volumes_are_ordered(cut):
     [
         (np.zeros((2, 3)), np.zeros((2, 3)), "three axes"),
         (np.zeros((2, 3, 4), order="F"), np.zeros((2, 3, 5)), "shape"),
-        (np.zeros((2, 3, 4), order="F"), np.zeros((2, 3, 4), np.int16), "type"),
+        (np.zeros((2, 3, 4), order="F"), np.zeros((2, 3, 4), np.int16), "size"),
         (np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), "source's first axis"),
         (np.zeros((2, 3, 4), order="F"), np.zeros((2, 3, 4), order="F"), "target's last axis"),
         (np.zeros((2, 3, 4), complex, order="F"), np.zeros((2, 3, 4), complex), "1, 2, 4 or 8 bytes"),

@@ -307,6 +307,7 @@ def test_server_is_a_fork_of_a_command_that_has_no_other_threads(others, tmp_pat
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     said, found = result.stdout.split(", ", 1)
     assert said == "said before"
+    assert result.stderr == ""
     found = json.loads(found)
     for pid in found.pop("pids"):
         deadline = time.monotonic() + 20
@@ -314,6 +315,34 @@ def test_server_is_a_fork_of_a_command_that_has_no_other_threads(others, tmp_pat
             time.sleep(0.05)
         assert not is_alive(pid)
     assert found == {"shares": others == "none", "has file": False, "ends by SIGTERM": True}
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_left_to_a_server_of_its_own(closed, tmp_path):
+    (tmp_path / "command.py").write_text(
+        "import os, pathlib, sys\n"
+        "from brainchop_pipe.engines.lanes import Lane, fork_server\n"
+        "fork_server()\n"
+        "lane = Lane({})\n"
+        "pathlib.Path(sys.argv[1]).write_text(str(lane.run(os.getpid)))\n"
+        "lane.stop()\n"
+    )
+    command = f"exec {sys.executable} {tmp_path}/command.py {tmp_path}/found {closed}"
+    subprocess.run(["sh", "-c", command], check=True, timeout=60)
+    assert int((tmp_path / "found").read_text()) > 0
+
+
+def test_error_of_a_forked_server_is_told():
+    code = (
+        "import multiprocessing.util, os\n"
+        "from brainchop_pipe.engines import lanes\n"
+        "with lanes._forking():\n"
+        "    server = multiprocessing.util.spawnv_passfds(b'', ['python', '-c', '1 / 0'], [])\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(server, 0)[1]))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout == "1\n"
+    assert "ZeroDivisionError" in result.stderr
 
 
 def is_alive(pid: int) -> bool:

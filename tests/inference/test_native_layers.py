@@ -110,6 +110,15 @@ def test_planes_can_be_made_alone_within_a_larger_volume():
     assert (larger.inside[:, 14:] == 5).all()
 
 
+@pytest.mark.parametrize(
+    ("planes", "more"),
+    [((2, 8), {}), ((0, 4), {"dilation": 2}), ((0, 4), {"norm": Norm(np.ones(1), np.zeros(1), 1e-5)})],
+)
+def test_planes_that_cannot_be_made_alone_are_refused(planes, more):
+    with NativeThreads(1) as native, pytest.raises(ValueError, match="alone need the dilation 1, no norm"):
+        native.apply(PackedLayer(layer_of(1, 1, 3, **more)), native.rows(1, (8, 3, 4)), planes=planes)
+
+
 # What `convolve` is given by `NativeThreads`, for a layer of 2 to 3 channels on 8 x 5 x 6 voxels.
 GIVEN = {
     "source": np.zeros((2, 8, 5, ACROSS), np.float32),

@@ -88,7 +88,7 @@ def test_image_far_from_zero_keeps_its_contrast():
 
 @pytest.mark.parametrize("depth", [2, 4, 6, 10, 16, 22, 26])
 def test_planes_at_a_time_do_not_change_scores(depth):
-    """Windows of 8, 12 and 32 planes, over boxes that they fit and do not fit."""
+    """Windows of 8, 24 and 64 planes, over boxes that they fit and do not fit."""
     unet = segmenter_of(to_onnx(network("unet")))
     part = image()[0, 0, :depth]
     random = np.random.default_rng(depth).normal(size=(6, depth // 2, 24, 40)).astype(np.float32)

@@ -15,13 +15,20 @@ logger = logging.getLogger(__name__)
 EXIT_IO = 74
 
 
-def main(argv: list[str] | None = None) -> int:
+def console_main() -> int:
+    """Run the command as a program of its own, in whose process nothing else has happened."""
+    return main(owns_process=True)
+
+
+def main(argv: list[str] | None = None, *, owns_process: bool = False) -> int:
     """Run the command.
 
     Parameters
     ----------
     argv : list of str or None
         Arguments without the program's name; None: those of the process.
+    owns_process : bool
+        Processes may be forks of this one.
 
     Returns
     -------
@@ -38,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _command(arguments, owns_process=argv is None)
+        return _command(arguments, owns_process=owns_process)
     except PipeError as error:
         sys.stderr.write(f"brainchop: {error}\n")
         return error.exit_code
@@ -57,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
 def _command(arguments: list[str], *, owns_process: bool) -> int:
     """Hand over to the part that the first word names; anything else is the BIDS-App.
 
-    Imported only when needed: the libraries of each part cost up to a second. Where they
-    are all of this process, and others will be needed, those get them from it.
+    Imported only when needed: the libraries of each part cost up to a second. Processes
+    that a program of its own needs are forked from it, so that they need not import again.
     """
     will_share = owns_process and _will_segment(arguments)
     # Nothing that an import makes is garbage: looking for it takes a tenth of the time.
@@ -112,4 +119,4 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console_main())

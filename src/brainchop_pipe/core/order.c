@@ -1,7 +1,7 @@
 /* Voxels from one order in memory to the other.
  *
- * What lies side by side before lies far apart behind, often by a power of two, so that all of it falls
- * on the same few places of the caches, and each on a page of its own. Here rows are read as they are,
+ * What lies side by side before lies far apart afterwards, often by a power of two, so that all of it
+ * falls on the same few places of the caches, and each on a page of its own. Here rows are read as they are,
  * some planes of them, and lines of the cache are written whole.
  */
 #define PY_SSIZE_T_CLEAN
@@ -58,7 +58,7 @@ static const char *what_is_wrong(const Py_buffer *from, const Py_buffer *to) {
   if (from->ndim != 3 || to->ndim != 3) return "arrays of three axes are needed";
   for (int axis = 0; axis < 3; axis++)
     if (from->shape[axis] != to->shape[axis]) return "the arrays differ in shape";
-  if (from->itemsize != to->itemsize) return "the arrays differ in type";
+  if (from->itemsize != to->itemsize) return "the voxels differ in size";
   if (from->strides[0] != from->itemsize) return "the source's first axis has gaps";
   if (to->strides[2] != to->itemsize) return "the target's last axis has gaps";
   return NULL;

@@ -27,8 +27,8 @@ def in_order(volume: np.ndarray, order: Literal["C", "F"]) -> np.ndarray:
     Returns
     -------
     array of the same shape and values
-        `volume` itself where it has that order. Else a copy, of three axes in a tenth of
-        the time that numpy takes, where `_order` was compiled, or in a quarter.
+        `volume` itself where it has that order. Else a copy; of three axes, and with
+        `_order` compiled, in a tenth of the time that numpy takes, without it in a quarter.
     """
     if volume.ndim != 3:
         return np.asarray(volume, order=order)
@@ -39,7 +39,8 @@ def in_order(volume: np.ndarray, order: Literal["C", "F"]) -> np.ndarray:
     if volume.strides[2] == volume.itemsize:
         return np.ascontiguousarray(volume)
     ordered = np.empty(volume.shape, volume.dtype)
-    if _order is not None and volume.strides[0] == volume.itemsize in _COMPILED_FOR:
+    can_be_copied = volume.itemsize in _COMPILED_FOR and not volume.dtype.hasobject
+    if _order is not None and can_be_copied and volume.strides[0] == volume.itemsize:
         _order.reorder(volume, ordered)
         return ordered
     first, last = _BLOCK

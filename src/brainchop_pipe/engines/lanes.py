@@ -9,6 +9,7 @@ import functools
 import logging
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import multiprocessing.util
 import os
 import signal
@@ -18,8 +19,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from itertools import pairwise
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +39,8 @@ _LONGEST_TEMPORARY_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
 
 # An exit code can be read once, and whoever starts or looks at a process reads those of all.
 _PROCESSES = threading.Lock()
+
+_STANDARD_ERROR = 2
 
 # How long a process may take to end after it has closed its connection.
 _PATIENCE_SECONDS = 10.0
@@ -241,7 +243,7 @@ class Lanes:
 
 
 def start_server() -> Any:
-    """Have the server of processes begin with its imports, which take a second; a second call does nothing.
+    """Start the server of processes, and its imports, which take a second, unless it is there.
 
     Returns
     -------
@@ -259,12 +261,14 @@ def start_server() -> Any:
 def fork_server() -> None:
     """Have a fork of this process be the server of processes: what is imported here is imported there.
 
-    For a command that has done nothing but imports: its threads' locks, files and handlers
-    of logs would go along. Elsewhere (other systems, other threads) the server starts from
-    nothing when it is needed.
+    For a command that has done nothing but imports: threads' locks, files and handlers of
+    logs would go along. Elsewhere (other systems, other threads, closed standard streams,
+    whose numbers other files then get) the server starts from nothing when it is needed.
     """
-    # No other thread: nobody holds the lock, which would be held for ever on the other side.
-    if _context().get_start_method() == "forkserver" and threading.active_count() == 1:
+    has_streams = None not in (sys.stdin, sys.stdout, sys.stderr)
+    if _context().get_start_method() == "forkserver" and threading.active_count() == 1 and has_streams:
+        # Another server of `multiprocessing`, which has no use for what is imported here.
+        multiprocessing.resource_tracker.ensure_running()
         with _forking():
             multiprocessing.forkserver.ensure_running()
 
@@ -273,31 +277,56 @@ def fork_server() -> None:
 def _forking() -> Iterator[None]:
     """Let `multiprocessing` fork where it would start Python anew, which reads all libraries again."""
     spawn = multiprocessing.util.spawnv_passfds
-    multiprocessing.util.spawnv_passfds = _fork  # type: ignore[assignment]
+    multiprocessing.util.spawnv_passfds = functools.partial(_fork, spawn)
     try:
         yield
     finally:
         multiprocessing.util.spawnv_passfds = spawn
 
 
-def _fork(_python: bytes, arguments: list[str], files: list[int]) -> int:
-    """Run the code that is Python's last argument in a fork that has these files alone."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    process = os.fork()
-    if process:
-        return process
+def _fork(spawn: Any, _python: bytes, arguments: list[str], files: list[int]) -> int:
+    """Run the code that is Python's last argument in a fork; `spawn` is what would start Python."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # What they mean in the command they must not mean in the fork.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        for kept, following in pairwise((2, *sorted(map(int, files)), os.sysconf("SC_OPEN_MAX"))):
-            os.closerange(kept + 1, following)
-        exec(arguments[-1], {})
+        process = os.fork()
+        if not process:
+            _serve_forked(spawn, arguments[-1], files, held)
+        return process
     finally:
-        os._exit(0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _serve_forked(spawn: Any, code: str, files: list[int], signals: set[Any]) -> None:
+    """Become the server: with its files alone, and `multiprocessing` as it is after its import. No return."""
+    status = 0
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+        for file in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+            if file > _STANDARD_ERROR and file not in files:
+                # The listing's own is closed already.
+                with suppress(OSError):
+                    os.close(file)
+        multiprocessing.util.spawnv_passfds = spawn
+        # Their locks are held: this is in the midst of starting the server.
+        multiprocessing.forkserver._forkserver.__init__()  # type: ignore[misc]
+        multiprocessing.resource_tracker._resource_tracker.__init__()  # type: ignore[misc]
+        exec(code, {})
+    except SystemExit:
+        pass
+    except BaseException:  # noqa: BLE001 - nobody else tells of it
+        traceback.print_exc()
+        status = 1
+    finally:
+        os._exit(status)
 
 
 def _context() -> Any:
-    """Choose how processes start; never as a fork of this one, which would carry its threads' locks.
+    """Choose how processes start; never as forks of this one, which would carry its threads' locks.
 
     On Linux they are forks of a server that has done nothing but imports, and start in
     no time. Where its socket has no place, and on other systems, they start from nothing.

@@ -1,6 +1,6 @@
 """What a server of processes imports once for all of them.
 
-Without the collector, which would look for garbage among what the imports make, then and later.
+Without the collector, which would look for garbage among what the imports make, meanwhile and ever after.
 """
 
 import gc

@@ -151,7 +151,7 @@ def _call(step: Step, given: dict[str, Any], place: str) -> Any:
 
 
 def _found_here(task: Any) -> Any:
-    """Let pickles name a task's class: Pydra makes it nowhere, and all of its code would go with each job."""
+    """Say that a task's class is in this module: pickles then name it, and do not take all of it along."""
     task.__module__ = task.Outputs.__module__ = __name__
     task.Outputs.__qualname__ = f"{task.__name__}.Outputs"
     return task

@@ -5,6 +5,7 @@ import functools
 import importlib
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,13 @@ def _run_job(payload: bytes, rerun: bool) -> tuple[Any, float]:
 @functools.cache
 def _import_ahead() -> None:
     """Import what later steps import when they are called, while the first image is read."""
-    threading.Thread(target=importlib.import_module, args=("scipy.ndimage",), daemon=True).start()
+
+    def read() -> None:
+        # Who needs it says what is missing.
+        with suppress(ImportError):
+            importlib.import_module("scipy.ndimage")
+
+    threading.Thread(target=read, daemon=True).start()
 
 
 def _explained(error: Exception) -> Exception:

@@ -138,8 +138,10 @@ class NativeThreads:
         """Run a layer; into `made`, of which the first channels are taken, or into a new volume.
 
         Of a layer of the dilation 1 without norm, `planes` alone can be made: the first of
-        them, a multiple of `FOUR`, and the one behind the last.
+        them, a multiple of `FOUR`, and the one behind the last. The last four is made whole.
         """
+        if planes is not None and (layer.dilation != 1 or layer.norm is not None or planes[0] % FOUR):
+            raise ValueError(f"planes {planes} alone need the dilation 1, no norm, and a multiple of {FOUR}")
         if made is None:
             shape = tuple(n // 2 for n in seen.shape) if layer.taps == 2 else seen.shape
             made = self.rows(layer.outputs, shape)

@@ -8,13 +8,15 @@ from brainchop_pipe.inference.chain import Layer
 from brainchop_pipe.inference.native_layers import FOUR, NativeThreads, PackedLayer, Rows
 from brainchop_pipe.inference.segmenter import MARGIN, SPACING, Segmenter, UNet
 
-# Planes that a convolution sees beyond those that it makes; as many as a voxel of 2 mm has.
-_REACH = SPACING
-# Planes before the new ones: a four begins there whose last ones are seen for the second time.
-_OLD = FOUR + _REACH
-# Fours of planes at a time, of each thread: with more of them threads wait less for one another. All
-# of them together would take memory.
-_FOURS_OF_EACH, _MOST_FOURS = 2, 8
+# A layer sees one plane beyond those that it makes. It lags by two, so that what is new begins with a
+# voxel of 2 mm.
+_LAG = SPACING
+# Planes before the new ones: two that are never looked at, so that a four begins with what is made,
+# and four that are seen for the second time.
+_OLD = FOUR + _LAG
+# Fours of planes at a time, for each thread: with two of them threads wait less for one another. More
+# than the second number together take memory, some 100 MB for eight; further threads have nothing to do.
+_FOURS_OF_EACH, _MOST_FOURS = 2, 16
 
 
 class NativeSegmenter:
@@ -111,7 +113,7 @@ class _Refinement:
         """Write scores at 1 mm, without the background's; `even` gives planes of the levelled image."""
         channels = [1, self._detail.outputs, *(layer.outputs for layer in self._layers)]
         image, *made = (_Window(native, each, scores.shape[1:]) for each in channels)
-        for first in range(0, scores.shape[1] + _REACH * len(made), image.count):
+        for first in range(0, scores.shape[1] + _LAG * len(made), image.count):
             image.move_to(first)
             image.new.inside[0] = even(image.planes)
             made[0].follow(image, native, self._detail)
@@ -140,23 +142,24 @@ class _Window:
     def __init__(self, native: NativeThreads, channels: int, shape: Sequence[int]) -> None:
         self.count = FOUR * min(_FOURS_OF_EACH * native.count, _MOST_FOURS)
         # In the order of planes, so that they move in one piece.
-        by_plane = native.rows(_OLD + self.count + _REACH, (channels, *shape[1:]))
+        by_plane = native.rows(_OLD + self.count + _LAG, (channels, *shape[1:]))
         self._rows = Rows(by_plane.voxels.swapaxes(0, 1), by_plane.width)
         self._depth = shape[0]
+        self._first, self.planes = 0, slice(0, 0)
 
     def move_to(self, first: int) -> None:
         """Let the new planes be those from `first` on; the last ones before are kept."""
         self._first = first
         self.planes = slice(max(first, 0), max(min(first + self.count, self._depth), first, 0))
-        kept = self._rows.voxels[:, self.count + _REACH : self.count + _OLD]
-        self._rows.voxels[:, _REACH:_OLD] = kept
+        kept = self._rows.voxels[:, self.count + _LAG : self.count + _OLD]
+        self._rows.voxels[:, _LAG:_OLD] = kept
 
     def follow(self, before: "_Window", native: NativeThreads, layer: PackedLayer) -> None:
         """Make the planes that a layer can make now."""
-        self.move_to(before._first - _REACH)
+        self.move_to(before._first - _LAG)
         # Beyond the volume's end there are no planes, and each side of the layer has as many.
         behind = min(_OLD + self.count, before._index(self._depth))
-        seen, made = before._rows.planes(0, behind), self._rows.planes(_REACH, _REACH + behind)
+        seen, made = before._rows.planes(0, behind), self._rows.planes(_LAG, _LAG + behind)
         native.apply(layer, seen, made, (FOUR, min(FOUR + self.count, behind)))
         # Before its begin all is 0.
         self._rows.voxels[:, : max(self._index(0), 0)] = 0

@@ -118,7 +118,7 @@ static int find_instructions(const struct instructions *found[MOST_INSTRUCTIONS]
 struct task {
   ptrdiff_t width;            /* Voxels of a row; behind them it is filled up with zeros. */
   ptrdiff_t taps, dilation;
-  ptrdiff_t begin, end;       /* Fours of planes; planes of what is no convolution. */
+  ptrdiff_t begin, end;       /* Fours of planes; planes of what is scaled or repeated. */
   ptrdiff_t step;             /* From one four to the next. */
   enum activation activation;
 };
@@ -419,7 +419,8 @@ struct kind {
 
 /* Whether rows are without gaps, and begin a whole number of floats from each other. */
 static int whole_numbers_apart(Py_buffer *buffer) {
-  int whole = buffer->strides[buffer->ndim - 1] == buffer->itemsize;
+  const int last = buffer->ndim - 1;
+  int whole = buffer->shape[last] <= 1 || buffer->strides[last] == buffer->itemsize;
   for (int i = 0; i < buffer->ndim; i++) whole &= buffer->strides[i] % buffer->itemsize == 0;
   if (whole) return 0;
   PyBuffer_Release(buffer);
