@@ -366,7 +366,7 @@ def test_participant_without_page_gets_one_from_what_is_there(settings, anat):
 
 def test_no_picture_of_other_maps_stays(settings, anat, break_worker):
     """A redo whose drawing fails shows no picture rather than the old one."""
-    break_worker("brainchop_pipe.workflows.draw_pictures:draw:memory:")
+    break_worker("brainchop_pipe.report.mosaic:draw:memory:")
     run_participants(replace(settings, force=True), lambda *_: None)
     assert not list((settings.output_dir / "sub-01/figures").glob("*.png"))
     assert "There is no picture" in (settings.output_dir / "sub-01.html").read_text()
@@ -396,6 +396,6 @@ def test_what_nobody_can_write_besides_is_refused(settings, cards):
 
 
 def test_maps_without_pictures_are_as_right_as_with(settings, break_worker):
-    break_worker("brainchop_pipe.workflows.draw_pictures:draw:memory:")
+    break_worker("brainchop_pipe.report.mosaic:draw:memory:")
     assert all(o.status == "done" for o in run_participants(settings, lambda *_: None))
     assert "There is no picture" in (settings.output_dir / "sub-01.html").read_text()
