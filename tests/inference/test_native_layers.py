@@ -177,7 +177,11 @@ SCALED = {
         ({"taps": 1}, ValueError, "weights"),
         ({"taps": 1, "dilation": 2}, ValueError, "dilation 1"),
         ({"taps": 2}, ValueError, "planes do not fit"),
-        ({"taps": 2, "target": np.zeros((3, 4, 2, 6), np.float32), "width": 9}, ValueError, "source's rows"),
+        (
+            {"taps": 2, "target": np.zeros((3, 4, 2, 6), np.float32), "width": ACROSS // 2 + 1},
+            ValueError,
+            "source's rows",
+        ),
         ({"activation": 4}, ValueError, "activation"),
     ],
 )
