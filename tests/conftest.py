@@ -17,7 +17,7 @@ from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from brainchop_pipe.core.grid import Grid, Volume
-from brainchop_pipe.engines import lanes
+from brainchop_pipe.engines import server
 from brainchop_pipe.inference import openvino_runner
 from brainchop_pipe.storage import sha256_of_bytes
 
@@ -232,7 +232,7 @@ def break_worker(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def break_it(fault: str) -> None:
         module, function, _ = fault.split(":", 2)
         pkgutil.resolve_name(f"{module}:{function}")  # A name that is not there would break nothing.
-        monkeypatch.setattr(lanes, "_context", lambda: multiprocessing.get_context("spawn"))
+        monkeypatch.setattr(server, "_context", lambda: multiprocessing.get_context("spawn"))
         monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "tests" / "faults"))
         monkeypatch.setenv("BRAINCHOP_TEST_FAULT", fault)
 

@@ -1,7 +1,6 @@
 """Processes that work on one job at a time."""
 
 import asyncio
-import json
 import logging
 import multiprocessing
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from brainchop_pipe.engines import lanes as module
+from brainchop_pipe.engines import lane_process
 from brainchop_pipe.engines.lanes import Lane, Lanes
 from brainchop_pipe.errors import InputError, WorkerLostError
 
@@ -151,55 +150,6 @@ def test_processes_die_with_the_one_that_started_them(tmp_path):
     assert not Path(f"/proc/{child}").exists()
 
 
-@pytest.mark.parametrize("folder", ["/tmp/" + "long/" * 30, None], ids=["long", "none"])
-def test_processes_start_without_a_place_for_a_socket(monkeypatch, folder):
-    def temporary():
-        if folder is None:
-            raise FileNotFoundError("No usable temporary directory")
-        return folder
-
-    monkeypatch.setattr(module.tempfile, "gettempdir", temporary)
-    assert module._context().get_start_method() == "spawn"
-    lane = Lane({})
-    assert lane.run(pow, 2, 3) == 8
-    lane.stop()
-
-
-def test_other_end_answers_until_it_is_closed(monkeypatch):
-    """What happens in the process, in a thread."""
-    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
-    package = logging.getLogger("brainchop_pipe")
-    before = package.handlers[:], package.propagate, package.level
-    mine, theirs = multiprocessing.Pipe()
-    thread = threading.Thread(
-        target=module._serve, args=(theirs, dict(os.environ), str(Path.cwd()), logging.INFO)
-    )
-    thread.start()
-    for job, kind in (((pow, (2, 3)), "done"), ((fail, ("x",)), "failed"), ((fail_unportably, ()), "failed")):
-        mine.send_bytes(cloudpickle.dumps(job))
-        assert cloudpickle.loads(mine.recv_bytes())[0] == kind
-    mine.send_bytes(cloudpickle.dumps((say, ("hello",))))
-    assert cloudpickle.loads(mine.recv_bytes())[1].getMessage() == "said hello"
-    assert cloudpickle.loads(mine.recv_bytes())[0] == "done"
-    mine.close()
-    thread.join()
-    package.handlers[:], package.propagate = before[:2]
-    package.setLevel(before[2])
-
-
-def test_log_record_keeps_its_traceback():
-    mine, theirs = multiprocessing.Pipe()
-    record = logging.LogRecord("n", logging.ERROR, "f", 1, "broke %s", ("it",), None)
-    try:
-        fail("why")
-    except InputError:
-        record.exc_info = sys.exc_info()
-    module._Sender(theirs).emit(record)
-    _, received = cloudpickle.loads(mine.recv_bytes())
-    assert received.getMessage() == "broke it"
-    assert "InputError: why" in received.exc_text
-
-
 def test_death_of_many_at_a_time_is_named_rightly():
     async def work():
         with Lanes(6) as lanes:
@@ -270,83 +220,36 @@ def test_job_that_was_killed_is_not_run_again():
         asyncio.run(work())
 
 
-_COMMAND = """
-import json, os, signal, sys, threading
-from brainchop_pipe.engines.lanes import Lane, fork_server
-
-file = open(sys.argv[1], "w")
-sys.modules["read_once"] = sys
-threads = [threading.Thread(target=threading.Event().wait, daemon=True)] if sys.argv[2] == "threads" else []
-for thread in threads:
+def test_other_end_answers_until_it_is_closed(monkeypatch):
+    """What happens in the process, in a thread."""
+    monkeypatch.setattr(lane_process.signal, "signal", lambda *_: None)
+    package = logging.getLogger("brainchop_pipe")
+    before = package.handlers[:], package.propagate, package.level
+    mine, theirs = multiprocessing.Pipe()
+    thread = threading.Thread(
+        target=lane_process.serve, args=(theirs, dict(os.environ), str(Path.cwd()), logging.INFO)
+    )
     thread.start()
-signal.signal(signal.SIGTERM, lambda *_: None)
-sys.stdout.write("said before, ")
-fork_server()
-
-def look():
-    files = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
-    return {"shares": "read_once" in sys.modules, "has file": sys.argv[1] in files, "server": os.getppid()}
-
-lane = Lane({})
-found = lane.run(look)
-server = int(found.pop("server"))
-status = open(f"/proc/{server}/status").read()
-ignored, caught = (int(status.split(name)[1].split()[0], 16) for name in ("SigIgn:", "SigCgt:"))
-found["ends by SIGTERM"] = not (ignored | caught) >> (signal.SIGTERM - 1) & 1
-found["pids"] = [server, lane.run(os.getpid)]
-print(json.dumps(found))
-sys.stdout.flush()
-os.kill(os.getpid(), signal.SIGKILL)
-"""
+    for job, kind in (((pow, (2, 3)), "done"), ((fail, ("x",)), "failed"), ((fail_unportably, ()), "failed")):
+        mine.send_bytes(cloudpickle.dumps(job))
+        assert cloudpickle.loads(mine.recv_bytes())[0] == kind
+    mine.send_bytes(cloudpickle.dumps((say, ("hello",))))
+    assert cloudpickle.loads(mine.recv_bytes())[1].getMessage() == "said hello"
+    assert cloudpickle.loads(mine.recv_bytes())[0] == "done"
+    mine.close()
+    thread.join()
+    package.handlers[:], package.propagate = before[:2]
+    package.setLevel(before[2])
 
 
-@pytest.mark.parametrize("others", ["none", "threads"])
-def test_server_is_a_fork_of_a_command_that_has_no_other_threads(others, tmp_path):
-    """It has the command's modules and no file of its, and ends with it, whatever ends that."""
-    command = [sys.executable, "-c", _COMMAND, str(tmp_path / "file"), others]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    said, found = result.stdout.split(", ", 1)
-    assert said == "said before"
-    assert result.stderr == ""
-    found = json.loads(found)
-    for pid in found.pop("pids"):
-        deadline = time.monotonic() + 20
-        while is_alive(pid) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not is_alive(pid)
-    assert found == {"shares": others == "none", "has file": False, "ends by SIGTERM": True}
-
-
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_left_to_a_server_of_its_own(closed, tmp_path):
-    (tmp_path / "command.py").write_text(
-        "import os, pathlib, sys\n"
-        "from brainchop_pipe.engines.lanes import Lane, fork_server\n"
-        "fork_server()\n"
-        "lane = Lane({})\n"
-        "pathlib.Path(sys.argv[1]).write_text(str(lane.run(os.getpid)))\n"
-        "lane.stop()\n"
-    )
-    command = f"exec {sys.executable} {tmp_path}/command.py {tmp_path}/found {closed}"
-    subprocess.run(["sh", "-c", command], check=True, timeout=60)
-    assert int((tmp_path / "found").read_text()) > 0
-
-
-def test_error_of_a_forked_server_is_told():
-    code = (
-        "import multiprocessing.util, os\n"
-        "from brainchop_pipe.engines import lanes\n"
-        "with lanes._forking():\n"
-        "    server = multiprocessing.util.spawnv_passfds(b'', ['python', '-c', '1 / 0'], [])\n"
-        "print(os.waitstatus_to_exitcode(os.waitpid(server, 0)[1]))\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert result.stdout == "1\n"
-    assert "ZeroDivisionError" in result.stderr
-
-
-def is_alive(pid: int) -> bool:
+def test_log_record_keeps_its_traceback():
+    mine, theirs = multiprocessing.Pipe()
+    record = logging.LogRecord("n", logging.ERROR, "f", 1, "broke %s", ("it",), None)
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        fail("why")
+    except InputError:
+        record.exc_info = sys.exc_info()
+    lane_process._Sender(theirs).emit(record)
+    _, received = cloudpickle.loads(mine.recv_bytes())
+    assert received.getMessage() == "broke it"
+    assert "InputError: why" in received.exc_text

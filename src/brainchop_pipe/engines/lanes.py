@@ -7,40 +7,24 @@ not a thread because Pydra's tasks change the working directory.
 import asyncio
 import functools
 import logging
-import multiprocessing
-import multiprocessing.forkserver
-import multiprocessing.resource_tracker
-import multiprocessing.util
 import os
 import signal
 import sys
-import tempfile
-import threading
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
+from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import cloudpickle
 
+from brainchop_pipe.engines.lane_process import serve
+from brainchop_pipe.engines.server import PROCESSES, start_server
 from brainchop_pipe.errors import WorkerLostError
 
 logger = logging.getLogger(__name__)
-
-# What a server of processes imports once for all of them, at least.
-_PRELOAD = "brainchop_pipe.engines.preloaded"
-
-# A socket's path has at most 107 bytes, of which the server adds these to the temporary folder's.
-_LONGEST_TEMPORARY_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
-
-# An exit code can be read once, and whoever starts or looks at a process reads those of all.
-_PROCESSES = threading.Lock()
-
-_STANDARD_ERROR = 2
 
 # How long a process may take to end after it has closed its connection.
 _PATIENCE_SECONDS = 10.0
@@ -116,7 +100,7 @@ class Lane:
     def _ensure_started(self) -> None:
         if self._stopped:
             raise WorkerLostError("the run was ended")
-        with _PROCESSES:
+        with PROCESSES:
             if self._process is not None and self._process.is_alive():
                 return
         context = start_server()
@@ -124,9 +108,9 @@ class Lane:
         # All of it: the server has the environment of its own start.
         environment = {**os.environ, **_absolute_folders(), **self._environment}
         process = context.Process(
-            target=_serve, args=(theirs, environment, _folder(), _log_level()), daemon=True
+            target=serve, args=(theirs, environment, _folder(), _log_level()), daemon=True
         )
-        with _PROCESSES, _nameless_main():
+        with PROCESSES, _nameless_main():
             process.start()
         self._process = process
         theirs.close()
@@ -144,7 +128,7 @@ class Lane:
 
     def _join(self) -> int | None:
         """Wait for the process's end, which is near, and give its exit code."""
-        with _PROCESSES:
+        with PROCESSES:
             self._process.join(_PATIENCE_SECONDS)
             if self._process.is_alive():
                 self._process.kill()
@@ -242,102 +226,6 @@ class Lanes:
             idle.put_nowait(lane)
 
 
-def start_server() -> Any:
-    """Start the server of processes, and its imports, which take a second, unless it is there.
-
-    Returns
-    -------
-    multiprocessing context
-        That lanes start their processes with.
-    """
-    context = _context()
-    context.set_forkserver_preload([_PRELOAD])
-    if context.get_start_method() == "forkserver":
-        with _PROCESSES:
-            multiprocessing.forkserver.ensure_running()
-    return context
-
-
-def fork_server() -> None:
-    """Have a fork of this process be the server of processes: what is imported here is imported there.
-
-    For a command that has done nothing but imports: threads' locks, files and handlers of
-    logs would go along. Elsewhere (other systems, other threads, closed standard streams,
-    whose numbers other files then get) the server starts from nothing when it is needed.
-    """
-    has_streams = None not in (sys.stdin, sys.stdout, sys.stderr)
-    if _context().get_start_method() == "forkserver" and threading.active_count() == 1 and has_streams:
-        # Another server of `multiprocessing`, which has no use for what is imported here.
-        multiprocessing.resource_tracker.ensure_running()
-        with _forking():
-            multiprocessing.forkserver.ensure_running()
-
-
-@contextmanager
-def _forking() -> Iterator[None]:
-    """Let `multiprocessing` fork where it would start Python anew, which reads all libraries again."""
-    spawn = multiprocessing.util.spawnv_passfds
-    multiprocessing.util.spawnv_passfds = functools.partial(_fork, spawn)
-    try:
-        yield
-    finally:
-        multiprocessing.util.spawnv_passfds = spawn
-
-
-def _fork(spawn: Any, _python: bytes, arguments: list[str], files: list[int]) -> int:
-    """Run the code that is Python's last argument in a fork; `spawn` is what would start Python."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # What they mean in the command they must not mean in the fork.
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        process = os.fork()
-        if not process:
-            _serve_forked(spawn, arguments[-1], files, held)
-        return process
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
-
-
-def _serve_forked(spawn: Any, code: str, files: list[int], signals: set[Any]) -> None:
-    """Become the server: with its files alone, and `multiprocessing` as it is after its import. No return."""
-    status = 0
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
-        for file in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
-            if file > _STANDARD_ERROR and file not in files:
-                # The listing's own is closed already.
-                with suppress(OSError):
-                    os.close(file)
-        multiprocessing.util.spawnv_passfds = spawn
-        # Their locks are held: this is in the midst of starting the server.
-        multiprocessing.forkserver._forkserver.__init__()  # type: ignore[misc]
-        multiprocessing.resource_tracker._resource_tracker.__init__()  # type: ignore[misc]
-        exec(code, {})
-    except SystemExit:
-        pass
-    except BaseException:  # noqa: BLE001 - nobody else tells of it
-        traceback.print_exc()
-        status = 1
-    finally:
-        os._exit(status)
-
-
-def _context() -> Any:
-    """Choose how processes start; never as forks of this one, which would carry its threads' locks.
-
-    On Linux they are forks of a server that has done nothing but imports, and start in
-    no time. Where its socket has no place, and on other systems, they start from nothing.
-    """
-    try:
-        room = len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TEMPORARY_FOLDER
-    except FileNotFoundError:
-        room = False
-    return multiprocessing.get_context("forkserver" if sys.platform == "linux" and room else "spawn")
-
-
 def _absolute_folders() -> dict[str, str]:
     given = {name: os.environ[name] for name in _FOLDERS if os.environ.get(name)}
     return {name: value if "://" in value else str(Path(value).resolve()) for name, value in given.items()}
@@ -377,66 +265,3 @@ def _folder() -> str:
 
 def _log_level() -> int:
     return logging.getLogger("brainchop_pipe").getEffectiveLevel()
-
-
-def _serve(connection: Connection, environment: dict[str, str], folder: str, log_level: int) -> None:
-    """Do the jobs that come, each from a folder, until the other end is closed."""
-    # Ctrl-C reaches the whole group of processes; what it means is for the first one to say.
-    # So does SIGTERM where a cluster ends a job.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.environ.clear()
-    os.environ.update(environment)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    package = logging.getLogger("brainchop_pipe")
-    package.setLevel(log_level)
-    package.addHandler(_Sender(connection))
-    package.propagate = False
-    while True:
-        try:
-            function, arguments = cloudpickle.loads(connection.recv_bytes())
-        except EOFError:
-            return
-        # The job before may have left the process in a folder that is gone.
-        try:
-            os.chdir(folder)
-        except OSError:
-            os.chdir(os.sep)
-        try:
-            answer = ("done", function(*arguments))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the other end
-            error.add_note("".join(traceback.format_exception(error)))
-            answer = ("failed", _portable(error))
-        connection.send_bytes(cloudpickle.dumps(answer))
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-def _portable(error: Exception) -> Exception:
-    """Give an error that survives the way between processes."""
-    try:
-        cloudpickle.loads(cloudpickle.dumps(error))
-    except Exception:  # noqa: BLE001 - a pickle may fail in any way
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
-
-
-class _Sender(logging.Handler):
-    """Sends log records to the process that started this one."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self._connection = connection
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send a record, its arguments and traceback as text."""
-        record.msg, record.args = record.getMessage(), None
-        if record.exc_info:
-            record.exc_text = logging.Formatter().formatException(record.exc_info)
-            record.exc_info = None
-        self._connection.send_bytes(cloudpickle.dumps(("log", record)))
