@@ -1,16 +1,21 @@
 """What a command costs: its time, the processors' time, and the largest memory of any of its processes."""
 
+import ctypes
 import os
+import resource
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-# Memory comes and goes; who is there changes slowly, and each look takes time from what is looked at.
-_LOOK_SECONDS, _SELDOM_SECONDS = 0.05, 0.2
+_LOOK_SECONDS = 0.05
+
+# Linux: processes whose parent has ended become children of this one, and its account has their time.
+_SET_CHILD_SUBREAPER = 36
 
 
 class Cost(NamedTuple):
@@ -37,51 +42,50 @@ def cost_of(
         It failed.
     """
     variables = {**os.environ, **(environment or {})}
+    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    before = _children_cpu_s()
     with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
         process = subprocess.Popen([*map(str, command)], env=variables, stdout=output, stderr=output)
-        most = _Watch(process.pid, memory)
-        _, status, usage = os.wait4(process.pid, 0)
+        watch = _Watch(process.pid) if memory else None
+        process.wait()
         seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        most.stop()
+        most = watch.stop() if watch else 0.0
+        # Those that it has left behind are ending.
+        with suppress(ChildProcessError):
+            while True:
+                os.wait()
         output.seek(0)
         text = output.read().decode("utf-8", "replace")
     if process.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))} gave {process.returncode}:\n{text[-2000:]}")
-    return Cost(seconds, most.cpu_s(but=process.pid) + usage.ru_utime + usage.ru_stime, most.megabytes, text)
+    return Cost(seconds, _children_cpu_s() - before, most, text)
+
+
+def _children_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 class _Watch(threading.Thread):
-    """Looks at a process and its descendants until it is told to stop.
+    """Looks at the memory of a process and its descendants until it is told to stop."""
 
-    What a process took is taken from the last look at it: those whose parent is not the
-    first are in nobody's account when they end.
-    """
-
-    def __init__(self, pid: int, memory: bool) -> None:
+    def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self.megabytes = 0.0
-        self._ticks: dict[int, int] = {}
-        self._pid, self._memory = pid, memory
+        self._pid, self._megabytes = pid, 0.0
         self._ended = threading.Event()
         self.start()
 
-    def stop(self) -> None:
+    def stop(self) -> float:
+        """Give the most that was seen, in megabytes."""
         self._ended.set()
         self.join()
-
-    def cpu_s(self, but: int) -> float:
-        """Give the seconds of the processors that all took but one."""
-        ticks = sum(count for pid, count in self._ticks.items() if pid != but)
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return self._megabytes
 
     def run(self) -> None:
-        while not self._ended.wait(_LOOK_SECONDS if self._memory else _SELDOM_SECONDS):
+        while not self._ended.wait(_LOOK_SECONDS):
             family = [self._pid, *_descendants(self._pid)]
-            self._ticks |= {pid: ticks for pid in family if (ticks := _ticks(pid))}
-            if self._memory:
-                self.megabytes = max(self.megabytes, sum(map(_proportional_kb, family)) * 1024 / 1e6)
+            self._megabytes = max(self._megabytes, sum(map(_proportional_kb, family)) * 1024 / 1e6)
 
 
 def _descendants(pid: int) -> list[int]:
@@ -92,15 +96,6 @@ def _descendants(pid: int) -> list[int]:
     except (OSError, ValueError):
         return []
     return found + [d for child in found for d in _descendants(child)]
-
-
-def _ticks(pid: int) -> int:
-    try:
-        # The name, in brackets, may hold blanks.
-        values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return int(values[11]) + int(values[12])
 
 
 def _proportional_kb(pid: int) -> int:
