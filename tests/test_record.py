@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 
 from brainchop_pipe import record as module
@@ -21,3 +24,14 @@ def test_memory_and_time_have_their_units(monkeypatch):
     monkeypatch.setattr(module.sys, "platform", "darwin")
     assert peak_memory_mb() < kilobytes
     assert utc_now().endswith("Z")
+
+
+def test_memory_is_this_programs_and_not_that_of_who_started_it():
+    """A process begins as a copy of the one that starts it, and getrusage never forgets that one's size."""
+    code = (
+        "import subprocess, sys; held = bytearray(b'x') * 1_000_000_000\n"
+        "look = 'from brainchop_pipe.record import peak_memory_mb; print(peak_memory_mb())'\n"
+        "print(subprocess.run([sys.executable, '-c', look], capture_output=True, text=True).stdout)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert 10 < int(told) < 500
