@@ -59,16 +59,9 @@ def dataset(model: str, images: int, folder: Path) -> dict[str, object]:
         image.parent.mkdir(parents=True)
         shutil.copyfile(ECOG, image)
     (raw / "dataset_description.json").write_text('{"Name": "copies", "BIDSVersion": "1.10.0"}')
-    command = [sys.executable, "-m", "tests.benchmarks.counted", seconds, raw, folder / "out", "participant"]
-    options = [
-        "--models",
-        model,
-        "--prepare",
-        "none",
-        "--skip-bids-validation",
-        "--work-dir",
-        folder / "work",
-    ]
+    counted = [sys.executable, "-m", "tests.benchmarks.counted", seconds]
+    command = [*counted, raw, folder / "out", "participant", "--work-dir", folder / "work"]
+    options = ["--models", model, "--prepare", "none", "--skip-bids-validation"]
     cost = cost_of([*command, *options], memory=False)
     networks = [float(line) for line in seconds.read_text().split()]
     return {
