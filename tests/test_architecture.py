@@ -33,11 +33,13 @@ ALLOWED = {
     "inference": {"core", "errors"},
     "settings": {"core", "headers", "inference"},
     "zoo": {"core", "errors", "inference", "record", "storage"},
-    "preparation": {"core", "errors", "inference", "record"},
-    "steps": {"core", "errors", "headers", "images", "inference", "preparation", "record", "settings", "zoo"},
-    "step_files": {"core", "errors", "headers", "images", "inference", "preparation"}
+    "brain": {"core", "errors", "inference", "record"},
+    "preparation": {"brain", "core", "inference", "record"},
+    "steps": {"brain", "core", "errors", "headers", "images", "inference", "preparation"}
+    | {"record", "settings", "zoo"},
+    "step_files": {"brain", "core", "errors", "headers", "images", "inference"}
     | {"record", "settings", "steps", "storage"},
-    "segment_files": {"core", "errors", "headers", "images", "inference", "preparation"}
+    "segment_files": {"brain", "core", "errors", "headers", "images", "inference"}
     | {"settings", "step_files", "steps", "zoo"},
     "file_steps": {"core", "errors", "headers", "images", "inference", "preparation", "record"}
     | {"segment_files", "settings", "step_files", "steps", "storage", "zoo"},

@@ -22,8 +22,8 @@ from brainchop_pipe.inference.filters import filter_labels
 from brainchop_pipe.inference.predict import predict
 from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.session import Device
-from brainchop_pipe.preparation import brain_of_mask, what_model_sees
-from brainchop_pipe.record import Clock, InputDigests, Origin
+from brainchop_pipe.preparation import what_model_sees
+from brainchop_pipe.record import InputDigests, Origin
 from brainchop_pipe.segment_files import segment_labels_file as segment_labels_file
 from brainchop_pipe.segment_files import segment_tissues_file as segment_tissues_file
 from brainchop_pipe.settings import Orientation, Preparation, Processing
@@ -37,7 +37,7 @@ from brainchop_pipe.step_files import (
     write_brain,
     write_volume,
 )
-from brainchop_pipe.steps import conform_image, find_brain, load_model, on_models_grid
+from brainchop_pipe.steps import conform_image, find_brain, load_model, on_models_grid, take_brain
 from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.zoo.catalog import find_model
 from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL
@@ -102,8 +102,9 @@ def extract_brain_file(
     mask_model : str
         A mask model that includes CSF: name of a shipped card, or path of a card.
     correct : bool
-        Correct the bias field within the mask (N4), and look for the grey level of white
-        matter.
+        Correct the bias field within the mask (N4), look for the grey level of white matter,
+        and measure the contrast of the tissues. `brainchop_any` tells these apart where the
+        mask model does not.
     prepare : {"auto", "none", "head", "mask", "brain"}
         "none": the model sees the head as it is; "head": its bias field corrected; else
         as its card says.
@@ -127,19 +128,19 @@ def extract_brain_file(
         headers say how they came about.
     """
     image = read_conformed(in_file)
+    processing = Processing(
+        prepare=prepare,
+        full_volume=full_volume,
+        device=device,
+        precision=precision,
+        threads=threads,
+        mem_gb=mem_gb,
+    )
     if given_mask is not None:
         mask = read_image(given_mask, prefer_affine, allow_constant=True).volume
         digest = sha256_of_file(given_mask)
-        brain = brain_of_mask(image.volume, mask, digest, Clock(), correct=correct)
+        brain = take_brain(image.volume, mask, digest, processing, correct=correct)
     else:
-        processing = Processing(
-            prepare=prepare,
-            full_volume=full_volume,
-            device=device,
-            precision=precision,
-            threads=threads,
-            mem_gb=mem_gb,
-        )
         brain = find_brain(image.volume, load_model(mask_model), processing, correct=correct)
     return write_brain(out_dir, brain, image.placement)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from brainchop_pipe.core.contrast import TissueContrast
 from brainchop_pipe.core.grid import Volume
 from brainchop_pipe.core.order import in_order
 from brainchop_pipe.core.quality import Quality
@@ -83,6 +84,11 @@ class BrainRecord(BaseModel):
     white_matter : float or None
         Grey level of white matter in the conformed image, after the correction; None
         where it was not looked for, or not found.
+    contrast : TissueContrast or None
+        Of the corrected image; None where it was not measured, or is not that of a T1-weighted
+        brain.
+    contrast_origin : str
+        Whose tissues it was measured in; empty for None.
     usable : bool
         False: the mask looks wrong, and models should see the whole head.
     removed_components : int
@@ -104,6 +110,8 @@ class BrainRecord(BaseModel):
     preparation: str
     corrected: bool
     white_matter: float | None
+    contrast: TissueContrast | None
+    contrast_origin: str
     usable: bool
     removed_components: int
     volume_mm3: float

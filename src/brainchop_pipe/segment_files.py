@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from brainchop_pipe.brain import Brain
 from brainchop_pipe.core.conform import LabelInterpolation, conform_to
 from brainchop_pipe.core.grid import Volume
 from brainchop_pipe.errors import InputError, UsageError
@@ -11,7 +12,6 @@ from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.numbering import LabelScheme
 from brainchop_pipe.inference.runner import Precision
 from brainchop_pipe.inference.session import Device
-from brainchop_pipe.preparation import Brain
 from brainchop_pipe.settings import Orientation, Preparation, Processing
 from brainchop_pipe.step_files import (
     LabelFiles,

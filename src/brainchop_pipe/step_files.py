@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
+from brainchop_pipe.brain import Brain, box_of_brain
 from brainchop_pipe.core.conform import restore_labels
 from brainchop_pipe.core.grid import Grid, Volume, grid_around, is_conformed, part_of_volume
 from brainchop_pipe.core.resample import resample_linear
@@ -20,7 +21,6 @@ from brainchop_pipe.errors import InputError, OutputError
 from brainchop_pipe.headers import AffineChoice, Place, Placement
 from brainchop_pipe.images import Image, image_bytes, read_image, read_place
 from brainchop_pipe.inference.card_input import ModelGrid
-from brainchop_pipe.preparation import Brain, box_of_brain
 from brainchop_pipe.record import BrainRecord, Origin, StepRecord
 from brainchop_pipe.settings import Orientation
 from brainchop_pipe.steps import Segmentation, output_grid

@@ -7,6 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from brainchop_pipe.brain import (
+    Brain,
+    Tissues,
+    box_of_brain,
+    brain_of_mask,
+    brain_of_prediction,
+    on_grid,
+    tissues_of_prediction,
+)
 from brainchop_pipe.core.conform import Conformed, conform, conform_to, restore_labels, restore_probability
 from brainchop_pipe.core.grid import (
     CONFORMED_CENTER,
@@ -19,30 +28,24 @@ from brainchop_pipe.core.grid import (
 from brainchop_pipe.core.quality import Quality, border_share, flags, label_volumes_mm3, mean_confidence
 from brainchop_pipe.core.tiles import full_box
 from brainchop_pipe.core.tissue import TISSUE_NAMES, TissueMaps, csf_probability, tissue_maps
-from brainchop_pipe.errors import InputError
+from brainchop_pipe.errors import InputError, PipeError
 from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.images import Image, read_image
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.card_input import ModelGrid
 from brainchop_pipe.inference.numbering import number_labels, output_labels
 from brainchop_pipe.inference.predict import Prediction, post_filter, predict
+from brainchop_pipe.inference.session import Device
 from brainchop_pipe.inference.turns import taking_turns
 from brainchop_pipe.inference.view import View
 from brainchop_pipe.inference.ways import FieldOfView
-from brainchop_pipe.preparation import (
-    Brain,
-    Shown,
-    box_of_brain,
-    brain_of_prediction,
-    on_grid,
-    what_model_sees,
-)
+from brainchop_pipe.preparation import Shown, what_model_sees
 from brainchop_pipe.record import BrainRecord, Clock, StepRecord, peak_memory_mb, utc_now
 from brainchop_pipe.settings import Orientation, Processing
 from brainchop_pipe.zoo.catalog import Model, find_model
 from brainchop_pipe.zoo.check import check_file
 from brainchop_pipe.zoo.fetch import ModelStore
-from brainchop_pipe.zoo.plan import check_mask_model, preparing_of
+from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL, check_mask_model, preparing_of
 
 # Share of grey and white matter in the mask. In adults CSF takes 15 to 35 %, in severe
 # atrophy nearly half; below the first figure the tissue model did not see the brain.
@@ -164,7 +167,44 @@ def find_brain(conformed: Volume, mask_model: ReadyModel, processing: Processing
     wanted = card.input.grid
     head = conformed if wanted.is_conformed else on_models_grid(wanted, conformed, conformed)
     mask, shown = run_model((head,), mask_model, processing, None, clock, with_probabilities=True)
-    return brain_of_prediction(conformed, mask, shown, card, clock, correct=correct)
+    tissues = None
+    if correct:
+        own = tissues_of_prediction(mask, card, conformed.grid)
+        tissues = own or _find_tissues(conformed, processing, clock)
+    return brain_of_prediction(
+        conformed, mask, shown.preparation, card, clock, correct=correct, tissues=tissues
+    )
+
+
+def take_brain(
+    conformed: Volume, mask: Volume, sha256: str, processing: Processing, *, correct: bool
+) -> Brain:
+    """Take a mask that somebody gave for the brain, and even that out; else as `find_brain`.
+
+    Parameters
+    ----------
+    mask, sha256
+        See `brain_of_mask`.
+    """
+    clock = Clock()
+    tissues = _find_tissues(conformed, processing, clock) if correct else None
+    return brain_of_mask(conformed, mask, sha256, clock, correct=correct, tissues=tissues)
+
+
+def _find_tissues(conformed: Volume, processing: Processing, clock: Clock) -> Tissues | None:
+    """Tell tissues apart for their contrast, where no mask model does; None where that fails.
+
+    Brains are found without it, so that a failure is none of the whole.
+    """
+    ready = load_model(DEFAULT_MASK_MODEL)
+    # `native` computes other networks; this one has the processor's ordinary provider instead.
+    device: Device = "cpu" if processing.device == "native" else processing.device
+    usual = replace(processing, prepare="auto", full_volume=False, device=device)
+    try:
+        found, _ = run_model((conformed,), ready, usual, None, clock)
+    except PipeError:
+        return None
+    return tissues_of_prediction(found, ready.card, conformed.grid)
 
 
 def segment_labels(
@@ -261,7 +301,7 @@ def segment_brain_and_tissues(
     card = model.card
     found, shown = run_model((head,), model, processing, None, clock, with_probabilities=True)
     with clock.stage(f"write {card.name}"):
-        brain = brain_of_prediction(conformed, found, shown, card, Clock(), correct=False)
+        brain = brain_of_prediction(conformed, found, shown.preparation, card, Clock(), correct=False)
         probabilities = tissue_probabilities(brain.probability, found, card)
     run = _Run(card, replace(found, probabilities=None), shown, brain.record, clock)
     # What is not needed any more makes room for the image's grid.

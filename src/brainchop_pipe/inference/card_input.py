@@ -5,6 +5,8 @@ from typing import Annotated, Literal, Self
 from nibabel.orientations import axcodes2ornt
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from brainchop_pipe.core.contrast import Contrast
+
 AlphaNumeric = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]+$")]
 Plane = Literal["axial", "coronal", "sagittal"]
 Preparing = Literal["none", "head", "mask", "brain"]
@@ -149,6 +151,14 @@ class Slices(CardPart):
 Run = WholeVolume | SubVolumes | Slices
 
 
+class WantedContrast(CardPart):
+    """The contrast that a network is used to, but for its white matter; see `core.contrast.Contrast`."""
+
+    csf: float = Field(gt=0, le=2, description="Level of CSF")
+    grey_matter: float = Field(gt=0, le=2, description="Level of grey matter")
+    sharpness: float = Field(gt=0, le=1, description="Images that are sharper are smoothed to this")
+
+
 class Input(CardPart):
     """The volume that the network takes; by default (1, 1, 256, 256, 256) float32 of 1 mm in LIA order."""
 
@@ -177,8 +187,20 @@ class Input(CardPart):
         "mask model; None: the same",
     )
     white_matter: float = Field(1.0, gt=0, le=2, description="Where a prepared brain has its white matter")
+    contrast: WantedContrast | None = Field(
+        None,
+        description="Of a prepared brain: its CSF, grey and white matter are brought to these levels and to "
+        "`white_matter`, and its borders to this sharpness. None: white matter alone is scaled",
+    )
     crop: Crop | None = Field(None, description="None: the network must see the full volume")
     run: Run = Field(WholeVolume(), discriminator="method")
+
+    @property
+    def wanted_contrast(self) -> Contrast | None:
+        """The contrast to which a prepared brain is brought; None: white matter alone is scaled."""
+        if self.contrast is None:
+            return None
+        return Contrast(white_matter=self.white_matter, **self.contrast.model_dump())
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -197,6 +219,13 @@ class Input(CardPart):
             raise ValueError(f"dtype {self.dtype!r} cannot hold scaled values; use the intensity 'none'")
         if len(self.contrasts) == 1:
             raise ValueError("contrasts are for networks of several channels; leave them out for one")
+        if self.contrast is not None and not (
+            self.contrast.csf < self.contrast.grey_matter < self.white_matter
+        ):
+            raise ValueError(
+                f"levels of CSF ({self.contrast.csf}), grey ({self.contrast.grey_matter}) and white matter "
+                f"({self.white_matter}) must rise in this order, as in T1-weighted images"
+            )
         if self.contrasts and self.prepare == "brain":
             raise ValueError("prepare 'brain' is for networks of one channel; 'mask' is for any")
         return self
