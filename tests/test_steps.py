@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from brainchop_pipe.brain import box_of_brain
 from brainchop_pipe.core.grid import part_of_volume
 from brainchop_pipe.core.metrics import dice
 from brainchop_pipe.core.tissue import TissueMaps
 from brainchop_pipe.errors import InputError, UsageError
 from brainchop_pipe.inference.card_input import NoScaling
-from brainchop_pipe.preparation import box_of_brain, what_model_sees
+from brainchop_pipe.preparation import what_model_sees
 from brainchop_pipe.record import EVEN_HEAD, Clock
 from brainchop_pipe.settings import Processing
 from brainchop_pipe.steps import (
@@ -120,15 +121,82 @@ def tissues_of_the_whole_head(conformed, card, brain, note):
 
 
 def test_brain_without_white_matter_is_shown_as_it_is(head_file, cards, monkeypatch):
-    monkeypatch.setattr("brainchop_pipe.preparation.white_matter_level", lambda _: None)
+    monkeypatch.setattr("brainchop_pipe.brain.white_matter_level", lambda _: None)
     prepared = conform_image(head_file)
     wanting = make_card(Path(cards.tissue).parent, "tissue", input=WANTS_BRAIN)
     brain = brain_of(prepared, cards.mask)
     tissues_of_the_whole_head(prepared.conformed.volume, wanting, brain, "white matter makes no peak")
 
 
+WANTS_CONTRAST = {**WANTS_BRAIN, "contrast": {"csf": 0.2, "grey_matter": 0.5, "sharpness": 0.9}}
+
+
+def shown_to(card, prepared, brain):
+    volume = prepared.conformed.volume
+    return what_model_sees((volume,), find_model(str(card)).card, "brain", brain, full_volume=True)
+
+
+def test_brain_is_shown_at_the_levels_of_the_card(head_file, cards, tmp_path):
+    """The made head has fluid of 0.12, grey matter of 0.5 and white matter of 1, by white matter's level."""
+    prepared = conform_image(head_file)
+    wanting = make_card(tmp_path / "w", "tissue", input=WANTS_CONTRAST)
+    brain = brain_of(prepared, cards.both)
+    found = brain.record.contrast.as_it_is
+    seen = shown_to(wanting, prepared, brain)
+    levels = seen.view.channels[0]
+    labels = run(prepared, cards.both).labels.voxels
+    for label, level in ((1, 1.0), (2, 0.5), (3, 0.2)):
+        assert np.median(levels[(labels == label) & brain.inside]) == pytest.approx(level, abs=0.02)
+    assert brain.record.contrast_origin == "labels of made_both 1"
+    assert f"grey levels {found.csf:.1f}, {found.grey_matter:.1f} and {found.white_matter:.1f}" in (
+        seen.shown.preparation
+    )
+    assert not seen.shown.notes
+
+
+def test_tissues_are_told_apart_by_another_model_where_the_mask_model_does_not(head_file, cards, monkeypatch):
+    asked = []
+
+    def load_both(name):
+        asked.append(name)
+        return load_model(cards.both)
+
+    monkeypatch.setattr("brainchop_pipe.steps.DEFAULT_MASK_MODEL", "the default")
+    monkeypatch.setattr("brainchop_pipe.steps.load_model", load_both)
+    prepared, ready = conform_image(head_file), load_model(cards.mask)
+    volume = prepared.conformed.volume
+    plain = find_brain(volume, ready, Processing(), correct=False)
+    assert (plain.record.contrast, asked) == (None, [])
+    record = find_brain(volume, ready, Processing(device="native"), correct=True).record
+    assert asked == ["the default"]
+    assert record.contrast_origin == "labels of made_both 1"
+    own = brain_of(prepared, cards.both).record.contrast.as_it_is
+    assert record.contrast.as_it_is.white_matter == pytest.approx(own.white_matter, rel=0.05)
+
+
+def test_white_matter_alone_is_scaled_where_tissues_cannot_be_told_apart(
+    head_file, cards, tmp_path, monkeypatch
+):
+    prepared = conform_image(head_file)
+    ready, find = load_model(cards.mask), run_model
+
+    def fails(heads, ready, *others, **more):
+        if ready.card.name == "brainchop_any":
+            raise InputError("finds nothing")
+        return find(heads, ready, *others, **more)
+
+    monkeypatch.setattr("brainchop_pipe.steps.run_model", fails)
+    brain = find_brain(prepared.conformed.volume, ready, Processing(), correct=True)
+    assert (brain.record.contrast, brain.record.contrast_origin) == (None, "")
+    plain = shown_to(make_card(tmp_path / "p", "tissue", input=WANTS_BRAIN), prepared, brain)
+    seen = shown_to(make_card(tmp_path / "w", "tissue", input=WANTS_CONTRAST), prepared, brain)
+    np.testing.assert_array_equal(seen.view.channels, plain.view.channels)
+    assert "white matter alone was brought to its level" in seen.shown.notes[0]
+    assert not plain.shown.notes
+
+
 def test_head_is_shown_whole_where_the_mask_cannot_be_a_brain(head_file, cards, monkeypatch):
-    monkeypatch.setattr("brainchop_pipe.preparation.is_plausible_brain", lambda _: False)
+    monkeypatch.setattr("brainchop_pipe.brain.is_plausible_brain", lambda _: False)
     prepared = conform_image(head_file)
     wanting = make_card(Path(cards.tissue).parent, "tissue", input=WANTS_BRAIN)
     brain = brain_of(prepared, cards.mask)

@@ -12,7 +12,7 @@ from brainchop_pipe.core.intensity import scale_by_level
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.card_input import Preparing
 from brainchop_pipe.inference.view import View, as_channels, crop_box, scaled, view_of
-from brainchop_pipe.record import EVEN_HEAD, NOISE_CLEARED, BrainRecord
+from brainchop_pipe.record import EVEN_HEAD, NOISE_CLEARED, TISSUES_BROUGHT, BrainRecord
 
 _WHOLE = "saw the whole head as it is; look at the result"
 
@@ -112,7 +112,7 @@ def _contrast_brought(record: BrainRecord, found: TissueContrast, wanted: Contra
         f"smoothed from sharpness {found.as_it_is.sharpness:.2f} to {now.sharpness:.2f}, " if share else ""
     )
     return (
-        f"{smoothed}CSF, grey and white matter (grey levels {now.csf:.1f}, {now.grey_matter:.1f} and "
+        f"{smoothed}{TISSUES_BROUGHT} (grey levels {now.csf:.1f}, {now.grey_matter:.1f} and "
         f"{now.white_matter:.1f} of the conformed image; {record.contrast_origin}) brought to {wanted.csf}, "
         f"{wanted.grey_matter} and {wanted.white_matter}"
     )

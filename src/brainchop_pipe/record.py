@@ -24,6 +24,8 @@ from brainchop_pipe.storage import sha256_of_file
 EVEN_HEAD = "N4 bias correction of the whole head"
 # What follows where the head stood out from noise.
 NOISE_CLEARED = ", noise in the air set to 0"
+# What stands in a preparation that brings the levels of three tissues where a model wants them.
+TISSUES_BROUGHT = "CSF, grey and white matter"
 
 
 class InputDigests(BaseModel):

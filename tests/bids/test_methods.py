@@ -2,7 +2,7 @@ import re
 
 from brainchop_pipe.bids.methods import describe_methods
 from brainchop_pipe.bids.sidecar import ExecutionRecord, FurtherFile
-from brainchop_pipe.record import EVEN_HEAD, NOISE_CLEARED
+from brainchop_pipe.record import EVEN_HEAD, NOISE_CLEARED, TISSUES_BROUGHT
 from made_outputs import made_provenance, made_source
 
 SOURCE = made_source("sub-01_T1w.nii.gz")
@@ -24,16 +24,19 @@ def test_references_are_numbered_in_the_order_of_their_use():
 def test_preparation_and_given_masks_are_told():
     brain = execution(preparation="mask of made, N4 bias correction within it")
     masked = execution(preparation="mask of made, the rest set to 0")
+    brought = execution(preparation=f"mask of made, N4 bias correction within it, {TISSUES_BROUGHT} brought")
     even, noisy = execution(preparation=EVEN_HEAD), execution(preparation=EVEN_HEAD + NOISE_CLEARED)
     record = made_provenance(
         SOURCE,
-        execution={"one": brain, "two": masked, "three": even, "four": noisy},
+        execution={"one": brain, "two": masked, "three": even, "four": noisy, "five": brought},
         given_mask=FurtherFile(sha256="0" * 64),
     )
     text = describe_methods([record]).paragraph
     assert "For three and four the bias field of the head was corrected with N4" in text
     assert "noise stood out in the air around a head, four saw it set to 0" in text
     assert "For one the brain was masked, its bias field corrected with N4" in text
+    assert "For five the brain was masked" in text
+    assert "medians of its CSF, grey and white matter brought to fixed levels" in text
     assert "For two what lies outside of the brain was set to 0" in text
     assert "Brain masks of another origin took the place of a model's" in text
 

@@ -96,6 +96,10 @@ def test_schema_describes_itself():
         ({"dtype": "uint8"}, "cannot hold scaled values; use the intensity 'none'"),
         ({"contrasts": ["T1w"]}, "for networks of several channels"),
         ({"contrasts": ["T1w", "T2w"], "prepare": "brain"}, "for networks of one channel"),
+        (
+            {"contrast": {"csf": 0.7, "grey_matter": 0.4, "sharpness": 0.3}},
+            r"levels of CSF \(0.7\), grey \(0.4\) and white matter \(1.0\) must rise in this order",
+        ),
         ({"grid": {"orientation": "RLS"}}, "names an axis twice"),
         ({"grid": {"shape": [0, 1, 1]}}, "must be above 0"),
         ({"intensity": {"method": "window", "low": 5, "high": 5}}, "is empty; high must be above low"),

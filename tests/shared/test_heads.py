@@ -17,12 +17,14 @@ from brainchop_pipe.bids.dataset import find_validator
 from brainchop_pipe.cli.main import main
 from brainchop_pipe.core.grid import Grid, Volume, canonical_grid
 from brainchop_pipe.core.resample import resample_linear
+from brainchop_pipe.file_steps import conform_file, extract_brain_file, segment_tissues_file
 from brainchop_pipe.images import read_image
 from brainchop_pipe.inference.card import PostFilter
 from brainchop_pipe.inference.filters import filter_labels
 from brainchop_pipe.inference.predict import predict
 from brainchop_pipe.inference.view import view_of
 from brainchop_pipe.inference.ways import least_gb
+from brainchop_pipe.record import BrainRecord, StepRecord
 from brainchop_pipe.settings import available_cpus
 from brainchop_pipe.steps import conform_image
 from brainchop_pipe.storage import sha256_of_bytes
@@ -170,6 +172,50 @@ def test_maps_of_a_raw_head_agree_with_each_other(shared, tmp_path, models):
     voxel_ml = np.prod(nib.load(f"{stem}dseg.nii.gz").header.get_zooms()) / 1000
     assert np.isin(dseg, (1, 2)).sum() * voxel_ml > 1050
     assert findings(out) == []
+
+
+def half_a_voxel_further(path: Path, folder: Path) -> Path:
+    """Interpolate an image linearly between its voxels, which blurs it; the world stays."""
+    image = nib.load(path)
+    voxels = np.asarray(image.dataobj, np.float32)
+    for axis in range(3):
+        voxels = (np.delete(voxels, 0, axis) + np.delete(voxels, -1, axis)) / 2
+    affine = image.affine.copy()
+    affine[:3, 3] += affine[:3, :3].sum(axis=1) / 2
+    return save(folder / "moved.nii.gz", voxels, affine)
+
+
+def tissues_of(path: Path, folder: Path) -> tuple[BrainRecord, dict]:
+    conformed = conform_file(path, folder / "conformed.nii")
+    brain = extract_brain_file(conformed, folder, threads=available_cpus())
+    files = segment_tissues_file(
+        conformed, path, folder, **brain._asdict(), tissue_model="tissue", threads=available_cpus()
+    )
+    record = StepRecord.model_validate_json(files.record.read_bytes())
+    return record.brain, record.volumes_mm3
+
+
+def test_tissue_volumes_hardly_depend_on_the_sharpness_of_an_image(shared, tmp_path):
+    """Half a voxel by linear interpolation blurs these voxels of 2 mm: 7 % more white matter before."""
+    path = shared / "data" / "heads" / HEADS["oblique"]
+    before, volumes = tissues_of(path, tmp_path)
+    after, moved = tissues_of(half_a_voxel_further(path, tmp_path), tmp_path)
+    assert after.contrast.as_it_is.sharpness < 0.97 * before.contrast.as_it_is.sharpness
+    for tissue in ("1", "2"):
+        assert moved[tissue] == pytest.approx(volumes[tissue], rel=0.03)
+
+
+def test_given_mask_does_not_change_how_bright_tissues_are(shared, tmp_path):
+    path = shared / "data" / "heads" / HEADS["oblique"]
+    conformed = conform_file(path, tmp_path / "conformed.nii")
+    own = extract_brain_file(conformed, tmp_path, threads=available_cpus())
+    given = tmp_path / "given.nii"
+    image = nib.load(own.mask)
+    save(given, (np.asarray(image.dataobj) > 0.5).astype(np.uint8), image.affine)
+    taken = extract_brain_file(conformed, tmp_path / "g", given_mask=given, threads=available_cpus())
+    records = [BrainRecord.model_validate_json(read_image(f.mask).comment) for f in (own, taken)]
+    assert records[0].contrast == records[1].contrast
+    assert records[1].contrast_origin.startswith("labels of brainchop_any ")
 
 
 def test_skull_stripped_head_is_segmented(shared, tmp_path):

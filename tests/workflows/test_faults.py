@@ -87,7 +87,7 @@ def undisturbed(settings, tmp_path, made_before) -> dict[str, bytes]:
     [
         "brainchop_pipe.file_steps:conform_image",
         "brainchop_pipe.steps:predict",
-        "brainchop_pipe.preparation:correct_bias",
+        "brainchop_pipe.brain:correct_bias",
         "brainchop_pipe.steps:restore_probability",
         "brainchop_pipe.step_files:write_whole",
     ],

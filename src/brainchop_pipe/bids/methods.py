@@ -5,12 +5,16 @@ from dataclasses import dataclass, field
 
 from brainchop_pipe.bids.sidecar import ModelRecord, ProvenanceRecord
 from brainchop_pipe.inference import native_runner, openvino_runner
-from brainchop_pipe.record import EVEN_HEAD, NOISE_CLEARED
+from brainchop_pipe.record import EVEN_HEAD, NOISE_CLEARED, TISSUES_BROUGHT
 
 _SELF = "brainchop_pipe {version}: brain segmentation with ONNX models for whole studies"
 _N4 = (
     "Tustison NJ et al. (2010) N4ITK: Improved N3 Bias Correction, IEEE Transactions on Medical Imaging "
     "29(6):1310-1320, doi:10.1109/TMI.2010.2046908"
+)
+_LANDMARKS = (
+    "Nyúl LG, Udupa JK (1999) On standardizing the MR image intensity scale, Magnetic Resonance in Medicine "
+    "42(6):1072-1081, doi:10.1002/(SICI)1522-2594(199912)42:6<1072::AID-MRM11>3.0.CO;2-M"
 )
 _FASTSURFER = (
     "Henschel L et al. (2020) FastSurfer - A fast and accurate deep learning based neuroimaging pipeline, "
@@ -98,6 +102,7 @@ def _preparations(records: tuple[ProvenanceRecord, ...], references: _References
     evened: dict[str, None] = {}
     cleared: dict[str, None] = {}
     corrected: dict[str, None] = {}
+    brought: dict[str, None] = {}
     masked: dict[str, None] = {}
     for record in records:
         for name, execution in record.execution.items():
@@ -106,7 +111,7 @@ def _preparations(records: tuple[ProvenanceRecord, ...], references: _References
                 if execution.preparation.endswith(NOISE_CLEARED):
                     cleared[name] = None
             elif "N4" in execution.preparation:
-                corrected[name] = None
+                (brought if TISSUES_BROUGHT in execution.preparation else corrected)[name] = None
             elif execution.preparation:
                 masked[name] = None
     sentences = []
@@ -123,6 +128,13 @@ def _preparations(records: tuple[ProvenanceRecord, ...], references: _References
         sentences.append(
             f"For {_listed(corrected)} the brain was masked, its bias field corrected with N4"
             f"{references.cite(_N4)} and its white matter brought to one level."
+        )
+    if brought:
+        sentences.append(
+            f"For {_listed(brought)} the brain was masked, its bias field corrected with N4"
+            f"{references.cite(_N4)}, its borders smoothed where they were sharper than the model knows them, "
+            "and the medians of its CSF, grey and white matter brought to fixed levels, linearly between "
+            f"them{references.cite(_LANDMARKS)}."
         )
     if masked:
         sentences.append(f"For {_listed(masked)} what lies outside of the brain was set to 0.")
