@@ -132,7 +132,7 @@ def _preparations(records: tuple[ProvenanceRecord, ...], references: _References
     if brought:
         sentences.append(
             f"For {_listed(brought)} the brain was masked, its bias field corrected with N4"
-            f"{references.cite(_N4)}, its borders smoothed where they were sharper than the model knows them, "
+            f"{references.cite(_N4)}, its borders smoothed where they were sharper than the model knows, "
             "and the medians of its CSF, grey and white matter brought to fixed levels, linearly between "
             f"them{references.cite(_LANDMARKS)}."
         )
