@@ -167,7 +167,7 @@ def test_tissues_are_told_apart_by_another_model_where_the_mask_model_does_not(h
     volume = prepared.conformed.volume
     plain = find_brain(volume, ready, Processing(), correct=False)
     assert (plain.record.contrast, asked) == (None, [])
-    record = find_brain(volume, ready, Processing(device="native"), correct=True).record
+    record = find_brain(volume, ready, Processing(), correct=True).record
     assert asked == ["the default"]
     assert record.contrast_origin == "labels of made_both 1"
     own = brain_of(prepared, cards.both).record.contrast.as_it_is

@@ -1,5 +1,6 @@
 """The brain in a head: its mask, and what lies within it evenly lit."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from brainchop_pipe.core.contrast import TissueContrast, measure_contrast
 from brainchop_pipe.core.grid import Grid, Volume
 from brainchop_pipe.core.intensity import white_matter_level
 from brainchop_pipe.core.quality import border_share, is_plausible_brain, looks_upside_down
-from brainchop_pipe.core.resample import Box, resample_linear, resample_nearest, support_box
+from brainchop_pipe.core.resample import Box, resample_linear, support_box
 from brainchop_pipe.core.tiles import full_box
 from brainchop_pipe.core.tissue import CSF, GM, WM
 from brainchop_pipe.errors import InputError
@@ -60,8 +61,17 @@ class Tissues(NamedTuple):
     origin: str
 
 
-def tissues_of_prediction(prediction: Prediction, card: ModelCard, grid: Grid) -> Tissues | None:
-    """Give the tissues that a model told apart, on a grid; None for a model that does not tell all three."""
+FindTissues = Callable[[], Tissues | None]
+
+
+def tissues_of_prediction(prediction: Prediction, card: ModelCard) -> Tissues | None:
+    """Give the tissues that a model told apart; None for one that does not tell all three.
+
+    Nor for one with a grid of its own: the sharpness that is measured at borders depends on
+    how finely these were drawn.
+    """
+    if not card.input.grid.is_conformed:
+        return None
     output = card.output
     tissues = {GM: output.indices_of("GM"), WM: output.indices_of("WM"), CSF: output.indices_of("CSF")}
     if not all(tissues.values()):
@@ -69,9 +79,7 @@ def tissues_of_prediction(prediction: Prediction, card: ModelCard, grid: Grid) -
     table = np.zeros(len(output.labels), np.uint8)
     for label, indices in tissues.items():
         table[list(indices)] = label
-    found = prediction.labels
-    labels = found.voxels if grid.matches(found.grid) else resample_nearest(found, grid)
-    return Tissues(table[labels], f"labels of {card.name} {card.version}")
+    return Tissues(table[prediction.labels.voxels], f"labels of {card.name} {card.version}")
 
 
 def brain_of_prediction(
@@ -82,7 +90,7 @@ def brain_of_prediction(
     clock: Clock,
     *,
     correct: bool,
-    tissues: Tissues | None = None,
+    find_tissues: FindTissues | None = None,
 ) -> Brain:
     """Make a brain of what a mask model says.
 
@@ -100,8 +108,9 @@ def brain_of_prediction(
     correct : bool
         Correct the bias field within the mask, look for white matter, and measure the contrast
         of the tissues.
-    tissues : Tissues or None
-        None: the contrast is not known.
+    find_tissues : callable or None
+        Gives the tissues, or None where there are none; called only where they are needed.
+        None: the contrast is not measured.
     """
     probability = mask.probability(*range(1, len(card.output.labels)))
     voxels = on_grid(probability, conformed.grid)
@@ -119,7 +128,7 @@ def brain_of_prediction(
         execution=mask.execution,
         field_of_view=mask.field_of_view.description,
         preparation=preparation,
-        tissues=tissues,
+        find_tissues=find_tissues,
         removed_components=mask.removed_components,
     )
 
@@ -131,7 +140,7 @@ def brain_of_mask(
     clock: Clock,
     *,
     correct: bool,
-    tissues: Tissues | None = None,
+    find_tissues: FindTissues | None = None,
 ) -> Brain:
     """Make a brain of a mask that somebody gave; parameters as in `brain_of_prediction`.
 
@@ -164,7 +173,7 @@ def brain_of_mask(
         execution=None,
         field_of_view="",
         preparation="",
-        tissues=tissues,
+        find_tissues=find_tissues,
         removed_components=0,
     )
 
@@ -175,7 +184,7 @@ def _brain(
     clock: Clock,
     *,
     correct: bool,
-    tissues: Tissues | None,
+    find_tissues: FindTissues | None,
     **known: object,
 ) -> Brain:
     """Correct the image within a mask, find its white matter, and measure its contrast."""
@@ -184,6 +193,7 @@ def _brain(
     level: float | None = None
     contrast: TissueContrast | None = None
     corrected = np.asarray(conformed.voxels * inside, np.float32)
+    tissues = find_tissues() if find_tissues and correct and not doubts else None
     with clock.stage("prepare brain"):
         if correct and not doubts:
             corrected = correct_bias(conformed.voxels, inside)

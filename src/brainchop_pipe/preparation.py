@@ -6,7 +6,7 @@ import numpy as np
 
 from brainchop_pipe.brain import BRAIN_ABOVE, Brain, on_grid
 from brainchop_pipe.core.bias import even_out_head
-from brainchop_pipe.core.contrast import Contrast, TissueContrast, bring_to
+from brainchop_pipe.core.contrast import Contrast, TissueContrast, bring_to, reached
 from brainchop_pipe.core.grid import Volume
 from brainchop_pipe.core.intensity import scale_by_level
 from brainchop_pipe.inference.card import ModelCard
@@ -17,8 +17,9 @@ from brainchop_pipe.record import EVEN_HEAD, NOISE_CLEARED, TISSUES_BROUGHT, Bra
 _WHOLE = "saw the whole head as it is; look at the result"
 
 _WHITE_MATTER_ALONE = (
-    "saw a brain of which white matter alone was brought to its level, since the three tissues could not be "
-    "told apart by their grey levels; its volumes depend more on the image's contrast and sharpness so."
+    "saw a brain of which white matter alone was brought to its level, since its three tissues could not be "
+    "told apart, or do not get brighter from CSF over grey to white matter; its volumes depend more on the "
+    "image's contrast and sharpness so."
 )
 
 
@@ -108,13 +109,14 @@ def _contrast_brought(record: BrainRecord, found: TissueContrast, wanted: Contra
     """Say for people how a contrast was brought to another."""
     share = found.smoothing_to(wanted.sharpness)
     now = found.as_it_is.towards(found.smooth, share)
+    there = reached(now, wanted)
     smoothed = (
         f"smoothed from sharpness {found.as_it_is.sharpness:.2f} to {now.sharpness:.2f}, " if share else ""
     )
     return (
         f"{smoothed}{TISSUES_BROUGHT} (grey levels {now.csf:.1f}, {now.grey_matter:.1f} and "
-        f"{now.white_matter:.1f} of the conformed image; {record.contrast_origin}) brought to {wanted.csf}, "
-        f"{wanted.grey_matter} and {wanted.white_matter}"
+        f"{now.white_matter:.1f} of the conformed image; {record.contrast_origin}) brought to "
+        f"{there.csf:.2g}, {there.grey_matter} and {there.white_matter}"
     )
 
 

@@ -112,8 +112,8 @@ class BrainRecord(BaseModel):
     preparation: str
     corrected: bool
     white_matter: float | None
-    contrast: TissueContrast | None
-    contrast_origin: str
+    contrast: TissueContrast | None = None
+    contrast_origin: str = ""
     usable: bool
     removed_components: int
     volume_mm3: float

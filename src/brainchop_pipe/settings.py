@@ -139,7 +139,7 @@ class Settings:
         Names and folders of BIDS derivatives whose brain masks take the place of the
         mask model's.
     extras : tuple of {"prepared", "conformed", "brain"}
-        What is written besides: what models see of the brain; image and labels on the
+        What is written besides: the brain, evenly lit; image and labels on the
         conformed grid; the image within the brain mask.
     force, check_hashes : bool
         Redo what is there; compare the input's content, not only its size and time.

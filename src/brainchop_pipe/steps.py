@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,14 +29,13 @@ from brainchop_pipe.core.grid import (
 from brainchop_pipe.core.quality import Quality, border_share, flags, label_volumes_mm3, mean_confidence
 from brainchop_pipe.core.tiles import full_box
 from brainchop_pipe.core.tissue import TISSUE_NAMES, TissueMaps, csf_probability, tissue_maps
-from brainchop_pipe.errors import InputError, PipeError
+from brainchop_pipe.errors import InputError
 from brainchop_pipe.headers import AffineChoice
 from brainchop_pipe.images import Image, read_image
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.card_input import ModelGrid
 from brainchop_pipe.inference.numbering import number_labels, output_labels
 from brainchop_pipe.inference.predict import Prediction, post_filter, predict
-from brainchop_pipe.inference.session import Device
 from brainchop_pipe.inference.turns import taking_turns
 from brainchop_pipe.inference.view import View
 from brainchop_pipe.inference.ways import FieldOfView
@@ -167,12 +167,12 @@ def find_brain(conformed: Volume, mask_model: ReadyModel, processing: Processing
     wanted = card.input.grid
     head = conformed if wanted.is_conformed else on_models_grid(wanted, conformed, conformed)
     mask, shown = run_model((head,), mask_model, processing, None, clock, with_probabilities=True)
-    tissues = None
-    if correct:
-        own = tissues_of_prediction(mask, card, conformed.grid)
-        tissues = own or _find_tissues(conformed, processing, clock)
+
+    def tissues() -> Tissues | None:
+        return tissues_of_prediction(mask, card) or _find_tissues(conformed, processing, clock)
+
     return brain_of_prediction(
-        conformed, mask, shown.preparation, card, clock, correct=correct, tissues=tissues
+        conformed, mask, shown.preparation, card, clock, correct=correct, find_tissues=tissues
     )
 
 
@@ -187,24 +187,19 @@ def take_brain(
         See `brain_of_mask`.
     """
     clock = Clock()
-    tissues = _find_tissues(conformed, processing, clock) if correct else None
-    return brain_of_mask(conformed, mask, sha256, clock, correct=correct, tissues=tissues)
+    tissues = partial(_find_tissues, conformed, processing, clock)
+    return brain_of_mask(conformed, mask, sha256, clock, correct=correct, find_tissues=tissues)
 
 
 def _find_tissues(conformed: Volume, processing: Processing, clock: Clock) -> Tissues | None:
-    """Tell tissues apart for their contrast, where no mask model does; None where that fails.
-
-    Brains are found without it, so that a failure is none of the whole.
-    """
+    """Tell tissues apart for their contrast, where no mask model does; None where nothing is found."""
     ready = load_model(DEFAULT_MASK_MODEL)
-    # `native` computes other networks; this one has the processor's ordinary provider instead.
-    device: Device = "cpu" if processing.device == "native" else processing.device
-    usual = replace(processing, prepare="auto", full_volume=False, device=device)
+    usual = replace(processing, prepare="auto", full_volume=False)
     try:
         found, _ = run_model((conformed,), ready, usual, None, clock)
-    except PipeError:
+    except InputError:
         return None
-    return tissues_of_prediction(found, ready.card, conformed.grid)
+    return tissues_of_prediction(found, ready.card)
 
 
 def segment_labels(

@@ -102,6 +102,14 @@ def test_rim_of_the_brain_is_not_darkened_by_what_lies_outside():
     assert np.ptp(bring_to(flat, INSIDE, found, replace(WANTED, sharpness=0.01))[INSIDE]) < 1e-5
 
 
+def test_fluid_that_is_nearly_black_is_not_brightened_to_its_level():
+    """A grey level more or less, of noise, must not decide what the network sees."""
+    black, dark = (brain({**LEVELS, CSF: csf}, noise=0) for csf in (0.0, 1.0))
+    fluid = (TISSUES == CSF) & (RADIUS > 19)
+    assert np.median(brought(black)[fluid]) < 0.01
+    assert np.median(brought(dark)[fluid]) < 0.05
+
+
 @pytest.mark.parametrize(
     "levels",
     [{CSF: 110.0, GM: 75.0, WM: 40.0}, {CSF: 40.0, GM: 110.0, WM: 75.0}, {CSF: 40.0, GM: 108.0, WM: 110.0}],

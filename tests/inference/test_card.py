@@ -97,8 +97,12 @@ def test_schema_describes_itself():
         ({"contrasts": ["T1w"]}, "for networks of several channels"),
         ({"contrasts": ["T1w", "T2w"], "prepare": "brain"}, "for networks of one channel"),
         (
-            {"contrast": {"csf": 0.7, "grey_matter": 0.4, "sharpness": 0.3}},
+            {"prepare": "brain", "contrast": {"csf": 0.7, "grey_matter": 0.4, "sharpness": 0.3}},
             r"levels of CSF \(0.7\), grey \(0.4\) and white matter \(1.0\) must rise in this order",
+        ),
+        (
+            {"contrast": {"csf": 0.4, "grey_matter": 0.7, "sharpness": 0.3}},
+            "a contrast is that of a prepared brain",
         ),
         ({"grid": {"orientation": "RLS"}}, "names an axis twice"),
         ({"grid": {"shape": [0, 1, 1]}}, "must be above 0"),

@@ -204,7 +204,7 @@ def sidecar_metadata(content: Content, source: Source, product: Product) -> dict
     elif content == "prepared":
         metadata["Description"] = (
             "The conformed image within the brain mask, its bias field corrected where the models wanted "
-            "that: what they saw before their grey levels were scaled, and not the input"
+            "that: what they saw before it was smoothed and its grey levels were changed; not the input"
         )
         metadata |= {"SkullStripped": True, "Resolution": "1 mm, in grey levels of 0 to 255"}
     elif content in ("GM", "WM", "CSF"):

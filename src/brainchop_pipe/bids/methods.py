@@ -124,9 +124,10 @@ def _preparations(records: tuple[ProvenanceRecord, ...], references: _References
             f"Where noise stood out in the air around a head, {_listed(cleared)} saw it set to 0; the "
             "sidecars say in which images."
         )
-    if corrected:
+    alone = [name for name in corrected if name not in brought]
+    if alone:
         sentences.append(
-            f"For {_listed(corrected)} the brain was masked, its bias field corrected with N4"
+            f"For {_listed(alone)} the brain was masked, its bias field corrected with N4"
             f"{references.cite(_N4)} and its white matter brought to one level."
         )
     if brought:
@@ -136,6 +137,11 @@ def _preparations(records: tuple[ProvenanceRecord, ...], references: _References
             "and the medians of its CSF, grey and white matter brought to fixed levels, linearly between "
             f"them{references.cite(_LANDMARKS)}."
         )
+        if len(alone) < len(corrected):
+            sentences.append(
+                "Where the tissues could not be told apart, white matter alone was brought to its level; the "
+                "sidecars say in which images."
+            )
     if masked:
         sentences.append(f"For {_listed(masked)} what lies outside of the brain was set to 0.")
     if any(record.given_mask for record in records):

@@ -279,7 +279,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="WHAT",
         help="brain: the image within the brain mask (desc-brain); conformed: image and labels on a grid of "
-        "1 mm (space-conformed); prepared: what models see of the brain, evenly lit (desc-biascorr)",
+        "1 mm (space-conformed); prepared: the brain, evenly lit (desc-biascorr)",
     )
     add("--force", action="store_true", help="make anew what is there, edited files included")
     add(

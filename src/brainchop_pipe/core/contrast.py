@@ -8,7 +8,7 @@ of tissues that a network told apart. Images that are sharper than wanted are sm
 same sharpness, as Friedman et al. 2008 (doi:10.1002/hbm.20440) do between scanners.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy
@@ -24,6 +24,10 @@ _FEWEST_VOXELS = 1000
 
 # Tissues whose levels lie nearer to each other, by white matter's, are no T1-weighted brain's.
 _LEAST_DIFFERENCE = 0.05
+
+# Dark fluid is brightened no more than this, by what white matter is: where it is nearly black, its
+# level is noise.
+_MOST_BRIGHTENED = 3.0
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def bring_to(image: np.ndarray, inside: np.ndarray, found: TissueContrast, wante
     -------
     float32, shape of `image`, 0 to 1
         0 outside of the brain. Levels between those of the tissues are stretched or
-        pressed evenly; 0 stays 0.
+        pressed evenly; 0 stays 0. CSF may come out darker, see `reached`.
     """
     out = np.zeros(image.shape, np.float32)
     box = support_box(inside)
@@ -125,14 +129,28 @@ def bring_to(image: np.ndarray, inside: np.ndarray, found: TissueContrast, wante
     if share > 0:
         voxels = (1 - share) * voxels + share * _smooth(voxels, inside[box])
     now = found.as_it_is.towards(found.smooth, share)
-    out[box] = np.interp(voxels, _landmarks(now), _landmarks(wanted)).clip(0, 1) * inside[box]
+    levels = np.interp(voxels, _landmarks(now), _landmarks(reached(now, wanted)))
+    out[box] = levels.clip(0, 1) * inside[box]
     return out
+
+
+def reached(now: Contrast, wanted: Contrast) -> Contrast:
+    """Give the levels to which `bring_to` brings tissues: those wanted, but for nearly black fluid."""
+    most = _MOST_BRIGHTENED * now.csf * wanted.white_matter / now.white_matter
+    return replace(wanted, csf=min(wanted.csf, most))
 
 
 def _landmarks(contrast: Contrast) -> list[float]:
     """Give the levels of nothing, the tissues, and as far beyond white matter as any voxel may be."""
     grey, white = contrast.grey_matter, contrast.white_matter
-    return [0.0, contrast.csf, grey, white, white + 100 * (white - grey)]
+    # Positions must rise; black fluid stays black.
+    return [
+        0.0,
+        max(contrast.csf, float(np.finfo(np.float32).tiny)),
+        grey,
+        white,
+        white + 100 * (white - grey),
+    ]
 
 
 def _contrast(image: np.ndarray, masks: list[np.ndarray], places: tuple[np.ndarray, ...]) -> Contrast:
@@ -149,7 +167,7 @@ def _contrast(image: np.ndarray, masks: list[np.ndarray], places: tuple[np.ndarr
 def _is_t1w(contrast: Contrast) -> bool:
     """Tell whether levels rise as in T1-weighted images, and tissues touch, so that there is a sharpness."""
     least, grey = _LEAST_DIFFERENCE * contrast.white_matter, contrast.grey_matter
-    rises = contrast.csf > 0 and contrast.csf + least < grey and grey + least < contrast.white_matter
+    rises = contrast.csf + least < grey and grey + least < contrast.white_matter
     return rises and bool(np.isfinite(contrast.sharpness))
 
 

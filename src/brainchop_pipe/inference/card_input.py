@@ -178,7 +178,7 @@ class Input(CardPart):
         "none",
         description="head: the bias field of the whole head is corrected, and noise that stands out in the "
         "air is set to 0; mask: the network sees what lies within a brain mask, the rest is 0; brain: "
-        "within it, the bias field is corrected and the peak of white matter scaled to `white_matter`, in "
+        "within it, the bias field is corrected and grey levels brought to `white_matter` and `contrast`, in "
         "place of `intensity`. A network that finds the brain may see a head alone",
     )
     prepare_alone: Preparing | None = Field(
@@ -220,12 +220,14 @@ class Input(CardPart):
         if len(self.contrasts) == 1:
             raise ValueError("contrasts are for networks of several channels; leave them out for one")
         if self.contrast is not None and not (
-            self.contrast.csf < self.contrast.grey_matter < self.white_matter
+            self.contrast.csf < self.contrast.grey_matter < self.white_matter <= 1
         ):
             raise ValueError(
                 f"levels of CSF ({self.contrast.csf}), grey ({self.contrast.grey_matter}) and white matter "
-                f"({self.white_matter}) must rise in this order, as in T1-weighted images"
+                f"({self.white_matter}) must rise in this order, as in T1-weighted images, to 1 at most"
             )
+        if self.contrast is not None and "brain" not in (self.prepare, self.prepare_alone):
+            raise ValueError("a contrast is that of a prepared brain; ask for it with prepare 'brain'")
         if self.contrasts and self.prepare == "brain":
             raise ValueError("prepare 'brain' is for networks of one channel; 'mask' is for any")
         return self
