@@ -140,7 +140,7 @@ def brain_of_mask(
     clock: Clock,
     *,
     correct: bool,
-    find_tissues: FindTissues | None = None,
+    find_tissues: FindTissues,
 ) -> Brain:
     """Make a brain of a mask that somebody gave; parameters as in `brain_of_prediction`.
 

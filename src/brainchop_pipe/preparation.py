@@ -6,9 +6,10 @@ import numpy as np
 
 from brainchop_pipe.brain import BRAIN_ABOVE, Brain, on_grid
 from brainchop_pipe.core.bias import even_out_head
-from brainchop_pipe.core.contrast import Contrast, TissueContrast, bring_to, reached
-from brainchop_pipe.core.grid import Volume
+from brainchop_pipe.core.contrast import Contrast, TissueContrast, bring_to, change_to
+from brainchop_pipe.core.grid import Grid, Volume
 from brainchop_pipe.core.intensity import scale_by_level
+from brainchop_pipe.core.resample import Box
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.card_input import Preparing
 from brainchop_pipe.inference.view import View, as_channels, crop_box, scaled, view_of
@@ -74,8 +75,8 @@ def what_model_sees(
     if way == "mask":
         shown = [scaled(head.voxels * inside, card.input.intensity, box) for head in heads]
         return Seen(View(as_channels(shown), grid, box), Shown(f"{brain.record.origin}, the rest set to 0"))
-    even, shown_as = _brain_evenly_lit(brain, card)
-    return Seen(View(on_grid(even, grid)[box][np.newaxis], grid, box), shown_as)
+    even, shown_as = _brain_evenly_lit(brain, card, grid, box)
+    return Seen(View(even[np.newaxis], grid, box), shown_as)
 
 
 def _doubt(record: BrainRecord, card: ModelCard, way: Preparing) -> str:
@@ -88,28 +89,30 @@ def _doubt(record: BrainRecord, card: ModelCard, way: Preparing) -> str:
     return ""
 
 
-def _brain_evenly_lit(brain: Brain, card: ModelCard) -> tuple[Volume, Shown]:
-    """Bring a brain to the contrast that a model is used to, or to its level of white matter alone."""
-    record, wanted, grid = brain.record, card.input.wanted_contrast, brain.corrected.grid
+def _brain_evenly_lit(brain: Brain, card: ModelCard, grid: Grid, box: Box) -> tuple[np.ndarray, Shown]:
+    """Bring a brain to the contrast that a model is used to, or to its level of white matter alone.
+
+    The image is that of a box of the model's grid.
+    """
+    record, wanted = brain.record, card.input.wanted_contrast
     done = f"{record.origin}, N4 bias correction within it"
     found = record.contrast
     if wanted is not None and found is not None:
-        even = bring_to(brain.corrected.voxels, brain.inside, found, wanted)
-        return Volume(even, grid), Shown(f"{done}, {_contrast_brought(record, found, wanted)}")
+        # On the grid on which the sharpness was measured.
+        even = Volume(bring_to(brain.corrected.voxels, brain.inside, found, wanted), brain.corrected.grid)
+        return on_grid(even, grid)[box], Shown(f"{done}, {_contrast_brought(record, found, wanted)}")
     level = record.white_matter or 1.0
     done += (
         f", white matter (grey level {level:.1f} of the conformed image) scaled to {card.input.white_matter}"
     )
-    even = scale_by_level(brain.corrected.voxels, level / card.input.white_matter)
+    scaled_brain = scale_by_level(on_grid(brain.corrected, grid)[box], level / card.input.white_matter)
     notes = () if wanted is None else (f"{card.name} {_WHITE_MATTER_ALONE}",)
-    return Volume(even, grid), Shown(done, notes)
+    return scaled_brain, Shown(done, notes)
 
 
 def _contrast_brought(record: BrainRecord, found: TissueContrast, wanted: Contrast) -> str:
     """Say for people how a contrast was brought to another."""
-    share = found.smoothing_to(wanted.sharpness)
-    now = found.as_it_is.towards(found.smooth, share)
-    there = reached(now, wanted)
+    share, now, there = change_to(found, wanted)
     smoothed = (
         f"smoothed from sharpness {found.as_it_is.sharpness:.2f} to {now.sharpness:.2f}, " if share else ""
     )

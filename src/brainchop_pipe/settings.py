@@ -37,8 +37,8 @@ class Processing:
         "auto": what a model's card asks for; "none": every model sees the whole head as
         it is; "head": the same, its bias field corrected; "mask": what lies within a
         brain mask; "brain": the same, its bias field corrected and its grey levels
-        brought to those that a model is used to. Models that find the brain see the head as their cards
-        ask for it, unless "none" or "head" is asked for.
+        brought to those that a model is used to. Models that find the brain see the head
+        as their cards ask for it, unless "none" or "head" is asked for.
     mask_model : str or None
         Which one finds the brain for models that see it alone, where no pair does; None:
         the first of `models` that can, else the package's choice.

@@ -41,6 +41,20 @@ def test_preparation_and_given_masks_are_told():
     assert "Brain masks of another origin took the place of a model's" in text
 
 
+def test_images_whose_tissues_could_not_be_told_apart_are_told_of():
+    """One model, of which the sidecars of two images say different things, is told of once."""
+    alone = "mask of made, N4 bias correction within it, white matter scaled"
+    brought = f"mask of made, N4 bias correction within it, {TISSUES_BROUGHT} brought"
+    records = [
+        made_provenance(SOURCE, execution={"one": execution(preparation=done)}) for done in (alone, brought)
+    ]
+    told = "Where the tissues could not be told apart, white matter alone was brought to its level"
+    both = describe_methods(records).paragraph
+    assert told in both
+    assert both.count("For one the brain was masked") == 1
+    assert all(told not in describe_methods([record]).paragraph for record in records)
+
+
 def test_several_versions_and_providers_are_listed():
     other = made_provenance(
         SOURCE,

@@ -9,6 +9,7 @@ same sharpness, as Friedman et al. 2008 (doi:10.1002/hbm.20440) do between scann
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import scipy
@@ -72,6 +73,22 @@ class TissueContrast:
         return float(np.clip(surplus / gain, 0, 1)) if gain > 0 else 0.0
 
 
+class Change(NamedTuple):
+    """How far an image is smoothed (0 to 1), the contrast that it has then, and the one it is brought to."""
+
+    share: float
+    now: Contrast
+    there: Contrast
+
+
+def change_to(found: TissueContrast, wanted: Contrast) -> Change:
+    """Give what `bring_to` does: the levels that are wanted are reached, but by nearly black fluid."""
+    share = found.smoothing_to(wanted.sharpness)
+    now = found.as_it_is.towards(found.smooth, share)
+    brightest = _MOST_BRIGHTENED * now.csf * wanted.white_matter / now.white_matter
+    return Change(share, now, replace(wanted, csf=min(wanted.csf, brightest)))
+
+
 def measure_contrast(image: np.ndarray, inside: np.ndarray, tissues: np.ndarray) -> TissueContrast | None:
     """Measure the contrast of an evenly lit brain whose tissues are known.
 
@@ -119,25 +136,19 @@ def bring_to(image: np.ndarray, inside: np.ndarray, found: TissueContrast, wante
     -------
     float32, shape of `image`, 0 to 1
         0 outside of the brain. Levels between those of the tissues are stretched or
-        pressed evenly; 0 stays 0. CSF may come out darker, see `reached`.
+        pressed evenly; 0 stays 0. CSF may come out darker, see `change_to`.
     """
     out = np.zeros(image.shape, np.float32)
     box = support_box(inside)
     if box is None:
         return out
-    voxels, share = image[box], found.smoothing_to(wanted.sharpness)
+    share, now, there = change_to(found, wanted)
+    voxels = image[box]
     if share > 0:
         voxels = (1 - share) * voxels + share * _smooth(voxels, inside[box])
-    now = found.as_it_is.towards(found.smooth, share)
-    levels = np.interp(voxels, _landmarks(now), _landmarks(reached(now, wanted)))
+    levels = np.interp(voxels, _landmarks(now), _landmarks(there))
     out[box] = levels.clip(0, 1) * inside[box]
     return out
-
-
-def reached(now: Contrast, wanted: Contrast) -> Contrast:
-    """Give the levels to which `bring_to` brings tissues: those wanted, but for nearly black fluid."""
-    most = _MOST_BRIGHTENED * now.csf * wanted.white_matter / now.white_matter
-    return replace(wanted, csf=min(wanted.csf, most))
 
 
 def _landmarks(contrast: Contrast) -> list[float]:
