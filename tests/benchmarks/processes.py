@@ -84,18 +84,19 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         while not self._ended.wait(_LOOK_SECONDS):
-            family = [self._pid, *_descendants(self._pid)]
+            family = [self._pid, *descendants_of(self._pid)]
             self._megabytes = max(self._megabytes, sum(map(_proportional_kb, family)) * 1024 / 1e6)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants_of(pid: int) -> list[int]:
+    """Give the processes that a process started, and those that they did; none of one that is gone."""
     found: list[int] = []
     try:
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
             found += map(int, children.read_text().split())
     except (OSError, ValueError):
         return []
-    return found + [d for child in found for d in _descendants(child)]
+    return found + [d for child in found for d in descendants_of(child)]
 
 
 def _proportional_kb(pid: int) -> int:

@@ -13,11 +13,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from benchmarks.processes import descendants_of
 from brainchop_pipe import __version__
 from brainchop_pipe.cli.arguments import describe_command
 from brainchop_pipe.cli.main import main
 from brainchop_pipe.zoo.catalog import shipped_models
-from conftest import head_affine, head_voxels, save
+from conftest import REPOSITORY, head_affine, head_voxels, save
 
 
 @pytest.fixture
@@ -242,6 +243,31 @@ def test_interrupted_run_ends_soon_and_the_same_command_goes_on(dataset, tmp_pat
     assert len(list(out.rglob("*_dseg.json"))) == 4
     for path in out.rglob("*.nii.gz"):
         assert np.asarray(nib.load(path).dataobj).any()
+
+
+def test_signal_that_reaches_other_processes_first_fails_no_image(dataset, tmp_path, cards):
+    """A cluster that ends a job tells all of its processes, in an order of its own."""
+    out, mark = tmp_path / "out", tmp_path / "mark"
+    command = [sys.executable, "-m", "brainchop_pipe.cli.main", str(dataset), str(out), "participant"]
+    command += ["--models", cards.mask, "--device", "cpu", "--skip-bids-validation"]
+    hold = {
+        "PYTHONPATH": str(REPOSITORY / "tests" / "faults"),
+        "BRAINCHOP_TEST_FAULT": "brainchop_pipe.steps:predict:hold:sub-01",
+        "BRAINCHOP_TEST_MARK": str(mark),
+    }
+    with subprocess.Popen(command, env=os.environ | hold) as process:
+        while not mark.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        others = descendants_of(process.pid)
+        assert len(others) > 2
+        for other in others:
+            os.kill(other, signal.SIGTERM)
+        # Time to miss one that is gone.
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 130
+    assert not list(out.glob("logs/crash/*"))
 
 
 # nibabel leaves the file of an .mgh open.

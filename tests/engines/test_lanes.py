@@ -222,7 +222,7 @@ def test_job_that_was_killed_is_not_run_again():
 
 def test_other_end_answers_until_it_is_closed(monkeypatch):
     """What happens in the process, in a thread."""
-    monkeypatch.setattr(lane_process.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(lane_process, "leave_signals_to_the_command", lambda: None)
     package = logging.getLogger("brainchop_pipe")
     before = package.handlers[:], package.propagate, package.level
     mine, theirs = multiprocessing.Pipe()

@@ -3,20 +3,18 @@
 import logging
 import multiprocessing
 import os
-import signal
 import threading
 import traceback
 from multiprocessing.connection import Connection, wait
 
 import cloudpickle
 
+from brainchop_pipe.engines.server import leave_signals_to_the_command
+
 
 def serve(connection: Connection, environment: dict[str, str], folder: str, log_level: int) -> None:
     """Do the jobs that come, each from a folder, until the other end is closed."""
-    # Ctrl-C reaches the whole group of processes; what it means is for the first one to say.
-    # So does SIGTERM where a cluster ends a job.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_signals_to_the_command()
     os.environ.clear()
     os.environ.update(environment)
     threading.Thread(target=_die_with_parent, daemon=True).start()

@@ -63,6 +63,17 @@ def fork_server() -> None:
             multiprocessing.forkserver.ensure_running()
 
 
+def leave_signals_to_the_command() -> None:
+    """Have this process, and those that it forks, outlive what ends the command, which ends them.
+
+    Ctrl-C reaches the whole group of processes, and SIGTERM all of a job that a cluster ends. A
+    process that ended at once would be missed by the command before that has its own signal:
+    its image would count as one that broke.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 @contextmanager
 def _forking() -> Iterator[None]:
     """Let `multiprocessing` fork where it would start Python anew, which reads all libraries again."""
@@ -78,7 +89,7 @@ def _fork(spawn: Any, _python: bytes, arguments: list[str], files: list[int]) ->
     """Run the code that is Python's last argument in a fork; `spawn` is what would start Python."""
     sys.stdout.flush()
     sys.stderr.flush()
-    # What they mean in the command they must not mean in the fork.
+    # The command's handlers are not for the fork.
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         process = os.fork()
@@ -93,8 +104,7 @@ def _serve_forked(spawn: Any, code: str, files: list[int], signals: set[Any]) ->
     """Become the server: with its files alone, and `multiprocessing` as it is after its import. No return."""
     status = 0
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        leave_signals_to_the_command()
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         for file in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
             if file > _STANDARD_ERROR and file not in files:
