@@ -24,6 +24,7 @@ from brainchop_pipe.steps import (
     segment_brain_and_tissues,
     segment_labels,
     segment_tissues,
+    take_brain,
     tissue_probabilities,
 )
 from brainchop_pipe.zoo.catalog import Model, find_model, shipped_models
@@ -38,9 +39,10 @@ def run(prepared, card, brain=None, **processing):
     return run_model(heads, ready, Processing(**processing), brain, Clock(), with_probabilities=True)[0]
 
 
-def brain_of(prepared, card, *, correct=True, **processing):
-    ready = load_model(card)
-    return find_brain(prepared.conformed.volume, ready, Processing(**processing), correct=correct)
+def brain_of(prepared, card, *, correct=True, telling=None, **processing):
+    ready, contrast = load_model(card), telling and load_model(telling)
+    volume, processing = prepared.conformed.volume, Processing(**processing)
+    return find_brain(volume, ready, processing, correct=correct, contrast_model=contrast)
 
 
 def dim_on_the_left(folder):
@@ -91,7 +93,7 @@ def test_mask_model_sees_the_head_evenly_lit_where_its_card_asks_for_that(tmp_pa
     prepared = dim_on_the_left(tmp_path)
     wanting = str(make_card(tmp_path / "w", "both", input={**MADE_INPUT, "prepare": "head"}))
     even, plain = brain_of(prepared, wanting), brain_of(prepared, wanting, prepare="none")
-    assert (even.record.preparation, plain.record.preparation) == (EVEN_HEAD, "")
+    assert (even.record.mask_run.preparation, plain.record.mask_run.preparation) == (EVEN_HEAD, "")
     asked = brain_of(prepared, cards.both, prepare="head")
     np.testing.assert_array_equal(asked.inside, even.inside)
     expected = brain_of(conform_image(save(tmp_path / "a.nii.gz", head_voxels(), head_affine())), cards.both)
@@ -140,7 +142,7 @@ def test_brain_is_shown_at_the_levels_of_the_card(head_file, cards, tmp_path):
     """The made head has fluid of 0.12, grey matter of 0.5 and white matter of 1, by white matter's level."""
     prepared = conform_image(head_file)
     wanting = make_card(tmp_path / "w", "tissue", input=WANTS_CONTRAST)
-    brain = brain_of(prepared, cards.both)
+    brain = brain_of(prepared, cards.both, telling=cards.both)
     found = brain.record.contrast.as_it_is
     seen = shown_to(wanting, prepared, brain)
     levels = seen.view.channels[0]
@@ -152,42 +154,45 @@ def test_brain_is_shown_at_the_levels_of_the_card(head_file, cards, tmp_path):
         seen.shown.preparation
     )
     assert not seen.shown.notes
+    assert [run.model for run in brain.record.runs] == ["made_both"]
 
 
-def test_tissues_are_told_apart_by_another_model_where_the_mask_model_does_not(head_file, cards, monkeypatch):
-    asked = []
-
-    def load_both(name):
-        asked.append(name)
-        return load_model(cards.both)
-
-    monkeypatch.setattr("brainchop_pipe.steps.DEFAULT_MASK_MODEL", "the default")
-    monkeypatch.setattr("brainchop_pipe.steps.load_model", load_both)
-    prepared, ready = conform_image(head_file), load_model(cards.mask)
-    volume = prepared.conformed.volume
-    plain = find_brain(volume, ready, Processing(), correct=False)
-    assert (plain.record.contrast, asked) == (None, [])
-    record = find_brain(volume, ready, Processing(), correct=True).record
-    assert asked == ["the default"]
+def test_tissues_are_told_apart_by_another_model_where_the_mask_model_does_not(head_file, cards):
+    prepared = conform_image(head_file)
+    plain = brain_of(prepared, cards.mask, telling=cards.both, correct=False).record
+    assert (plain.contrast, plain.contrast_run) == (None, None)
+    record = brain_of(prepared, cards.mask, telling=cards.both).record
+    assert [run.model for run in record.runs] == ["made_mask", "made_both"]
     assert record.contrast_origin == "labels of made_both 1"
-    own = brain_of(prepared, cards.both).record.contrast.as_it_is
+    assert "infer made_both" in record.seconds
+    own = brain_of(prepared, cards.both, telling=cards.both).record.contrast.as_it_is
     assert record.contrast.as_it_is.white_matter == pytest.approx(own.white_matter, rel=0.05)
+
+
+def test_model_that_does_not_tell_tissues_apart_is_refused_for_that(head_file, cards):
+    prepared = conform_image(head_file)
+    with pytest.raises(UsageError, match="'made_tissue' cannot tell tissues apart"):
+        brain_of(prepared, cards.mask, telling=cards.tissue)
+    volume, telling = prepared.conformed.volume, load_model(cards.mask)
+    with pytest.raises(UsageError, match="'made_mask' cannot tell tissues apart"):
+        take_brain(volume, volume, "0" * 64, Processing(), correct=True, contrast_model=telling)
 
 
 def test_white_matter_alone_is_scaled_where_tissues_cannot_be_told_apart(
     head_file, cards, tmp_path, monkeypatch
 ):
     prepared = conform_image(head_file)
-    ready, find = load_model(cards.mask), run_model
+    find = run_model
 
     def fails(heads, ready, *others, **more):
-        if ready.card.name == "brainchop_any":
+        if ready.card.name == "made_both":
             raise InputError("finds nothing")
         return find(heads, ready, *others, **more)
 
     monkeypatch.setattr("brainchop_pipe.steps.run_model", fails)
-    brain = find_brain(prepared.conformed.volume, ready, Processing(), correct=True)
+    brain = brain_of(prepared, cards.mask, telling=cards.both)
     assert (brain.record.contrast, brain.record.contrast_origin) == (None, "")
+    assert [run.model for run in brain.record.runs] == ["made_mask"]
     plain = shown_to(make_card(tmp_path / "p", "tissue", input=WANTS_BRAIN), prepared, brain)
     seen = shown_to(make_card(tmp_path / "w", "tissue", input=WANTS_CONTRAST), prepared, brain)
     np.testing.assert_array_equal(seen.view.channels, plain.view.channels)

@@ -143,6 +143,7 @@ def _models_to_load(models: tuple[Model, ...], settings: Settings) -> tuple[Mode
             "model, or --prepare mask or brain"
         )
     needed = plan.pair[1:] if masks_are_given else (*plan.pair, *filter(None, [plan.mask_model]))
+    needed += tuple(filter(None, [plan.contrast_model]))
     return tuple({model.card.name: model for model in (*needed, *plan.singles)}.values())
 
 

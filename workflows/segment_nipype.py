@@ -98,9 +98,9 @@ def init_brainchop_segment_wf(
         **resources,
     }
 
-    def add(interface: Any, node_name: str, model: Model, *, sees: Any = None, refers: bool = True) -> Any:
-        need = model_need_gb(model, full_volume=full_volume, mem_gb=mem_gb) + BESIDES_MODEL_GB
-        node = pe.Node(interface, name=node_name, mem_gb=need, n_procs=omp_nthreads)
+    def add(interface: Any, node_name: str, *models: Model, sees: Any = None, refers: bool = True) -> Any:
+        need = max(model_need_gb(model, full_volume=full_volume, mem_gb=mem_gb) for model in models)
+        node = pe.Node(interface, name=node_name, mem_gb=need + BESIDES_MODEL_GB, n_procs=omp_nthreads)
         workflow.connect([(conform, node, [("out_file", "in_file")])])
         if refers:
             workflow.connect([(inputnode, node, [("in_file", "reference")])])
@@ -113,12 +113,14 @@ def init_brainchop_segment_wf(
         interface = ExtractBrain(
             mask_model=plan.mask_model.asked_as,
             correct=plan.correct,
+            contrast_model=plan.contrast_model.asked_as if plan.contrast_model else None,
             prepare=prepare,
             full_volume=full_volume,
             prefer_affine=prefer_affine,
             **resources,
         )
-        brain = add(interface, "extract_brain", plan.mask_model, refers=False)
+        loaded = [plan.mask_model, *filter(None, [plan.contrast_model])]
+        brain = add(interface, "extract_brain", *loaded, refers=False)
         workflow.connect([(inputnode, brain, [("given_mask", "given_mask")])])
     if plan.pair:
         interface = SegmentTissues(tissue_model=plan.pair[1].asked_as, **common)

@@ -18,7 +18,7 @@ from brainchop_pipe.core.tissue import CSF, GM, WM
 from brainchop_pipe.errors import InputError
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.predict import Prediction
-from brainchop_pipe.record import BrainRecord, Clock
+from brainchop_pipe.record import BrainRecord, Clock, ModelRun
 
 BRAIN_ABOVE = 0.5
 
@@ -55,31 +55,44 @@ class Brain:
 
 
 class Tissues(NamedTuple):
-    """Labels on the conformed grid (uint8, 1 = GM, 2 = WM, 3 = CSF), and whose they are, for people."""
+    """Which tissue each voxel is, and who says so.
+
+    Parameters
+    ----------
+    labels : ndarray of uint8
+        On the conformed grid; 1 = GM, 2 = WM, 3 = CSF.
+    origin : str
+        Whose labels they are, for people.
+    run : ModelRun or None
+        Of the model, where it ran for them alone.
+    """
 
     labels: np.ndarray
     origin: str
+    run: ModelRun | None = None
 
 
 FindTissues = Callable[[], Tissues | None]
 
 
-def tissues_of_prediction(prediction: Prediction, card: ModelCard) -> Tissues | None:
-    """Give the tissues that a model told apart; None for one that does not tell all three.
-
-    Nor for one with a grid of its own: the sharpness that is measured at borders depends on
-    how finely these were drawn.
-    """
-    if not card.input.grid.is_conformed:
-        return None
+def tissues_of_prediction(prediction: Prediction, card: ModelCard) -> Tissues:
+    """Give the tissues that a model told apart which tells all three, on the conformed grid."""
     output = card.output
     tissues = {GM: output.indices_of("GM"), WM: output.indices_of("WM"), CSF: output.indices_of("CSF")}
-    if not all(tissues.values()):
-        return None
     table = np.zeros(len(output.labels), np.uint8)
     for label, indices in tissues.items():
         table[list(indices)] = label
     return Tissues(table[prediction.labels.voxels], f"labels of {card.name} {card.version}")
+
+
+def run_of(prediction: Prediction, preparation: str, card: ModelCard) -> ModelRun:
+    """Describe the run of a model that others build on."""
+    return ModelRun(
+        model=card.name,
+        execution=prediction.execution,
+        field_of_view=prediction.field_of_view.description,
+        preparation=preparation,
+    )
 
 
 def brain_of_prediction(
@@ -106,11 +119,10 @@ def brain_of_prediction(
     clock : Clock
         Gets the time of the correction.
     correct : bool
-        Correct the bias field within the mask, look for white matter, and measure the contrast
-        of the tissues.
+        Correct the bias field within the mask, and look for white matter.
     find_tissues : callable or None
-        Gives the tissues, or None where there are none; called only where they are needed.
-        None: the contrast is not measured.
+        Gives the tissues, for their contrast in the corrected image, or None where there are
+        none; called only where they are needed. None: the contrast is not measured.
     """
     probability = mask.probability(*range(1, len(card.output.labels)))
     voxels = on_grid(probability, conformed.grid)
@@ -123,12 +135,9 @@ def brain_of_prediction(
         Volume(voxels, conformed.grid),
         clock,
         correct=correct,
-        mask_model=card.name,
-        mask_sha256=None,
-        execution=mask.execution,
-        field_of_view=mask.field_of_view.description,
-        preparation=preparation,
         find_tissues=find_tissues,
+        mask_run=run_of(mask, preparation, card),
+        mask_sha256=None,
         removed_components=mask.removed_components,
     )
 
@@ -140,7 +149,7 @@ def brain_of_mask(
     clock: Clock,
     *,
     correct: bool,
-    find_tissues: FindTissues,
+    find_tissues: FindTissues | None,
 ) -> Brain:
     """Make a brain of a mask that somebody gave; parameters as in `brain_of_prediction`.
 
@@ -168,12 +177,9 @@ def brain_of_mask(
         probability,
         clock,
         correct=correct,
-        mask_model=None,
-        mask_sha256=sha256,
-        execution=None,
-        field_of_view="",
-        preparation="",
         find_tissues=find_tissues,
+        mask_run=None,
+        mask_sha256=sha256,
         removed_components=0,
     )
 
@@ -207,6 +213,7 @@ def _brain(
             "white_matter": level,
             "contrast": contrast,
             "contrast_origin": tissues.origin if tissues and contrast else "",
+            "contrast_run": tissues.run if tissues else None,
             "usable": not doubts,
             "volume_mm3": float(np.count_nonzero(inside) * conformed.grid.voxel_volume_mm3),
             "upside_down": looks_upside_down(conformed, inside),

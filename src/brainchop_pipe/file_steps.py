@@ -80,6 +80,7 @@ def extract_brain_file(
     given_mask: Path | None = None,
     mask_model: str = DEFAULT_MASK_MODEL,
     correct: bool = True,
+    contrast_model: str | None = DEFAULT_MASK_MODEL,
     prepare: Preparation = "auto",
     device: Device = "auto",
     precision: Precision = "float32",
@@ -103,8 +104,11 @@ def extract_brain_file(
         A mask model that includes CSF: name of a shipped card, or path of a card.
     correct : bool
         Correct the bias field within the mask (N4), look for the grey level of white matter,
-        and measure the contrast of the tissues. `brainchop_any` tells these apart where the
-        mask model does not.
+        and measure the contrast of the tissues.
+    contrast_model : str or None
+        Tells the tissues apart: name of a shipped card, or path of a card. It is not run
+        again if it is the mask model. None: the contrast is not measured, for models whose
+        cards ask for none.
     prepare : {"auto", "none", "head", "mask", "brain"}
         "none": the model sees the head as it is; "head": its bias field corrected; else
         as its card says.
@@ -136,12 +140,14 @@ def extract_brain_file(
         threads=threads,
         mem_gb=mem_gb,
     )
+    telling = load_model(contrast_model) if correct and contrast_model is not None else None
     if given_mask is not None:
         mask = read_image(given_mask, prefer_affine, allow_constant=True).volume
         digest = sha256_of_file(given_mask)
-        brain = take_brain(image.volume, mask, digest, processing, correct=correct)
+        brain = take_brain(image.volume, mask, digest, processing, correct=correct, contrast_model=telling)
     else:
-        brain = find_brain(image.volume, load_model(mask_model), processing, correct=correct)
+        finding = load_model(mask_model)
+        brain = find_brain(image.volume, finding, processing, correct=correct, contrast_model=telling)
     return write_brain(out_dir, brain, image.placement)
 
 

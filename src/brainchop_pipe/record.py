@@ -66,21 +66,38 @@ class Origin(BaseModel):
     notes: tuple[str, ...]
 
 
+class ModelRun(BaseModel):
+    """A run of a model that others build on.
+
+    Parameters
+    ----------
+    model : str
+        Name.
+    execution : Execution
+        Where it ran.
+    field_of_view : str
+        What it saw.
+    preparation : str
+        What was done to its input before; empty where nothing was.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    execution: Execution
+    field_of_view: str
+    preparation: str
+
+
 class BrainRecord(BaseModel):
     """How a brain mask, and the evenly lit brain within it, came about.
 
     Parameters
     ----------
-    mask_model : str or None
-        Name; None for a mask that was given.
+    mask_run : ModelRun or None
+        Of the mask model; None for a mask that was given.
     mask_sha256 : str or None
         Of the mask that was given.
-    execution : Execution or None
-        Where the mask model ran.
-    field_of_view : str
-        What it saw.
-    preparation : str
-        What was done to its input before; empty where nothing was.
     corrected : bool
         Whether the bias field within the mask was corrected.
     white_matter : float or None
@@ -91,6 +108,8 @@ class BrainRecord(BaseModel):
         brain.
     contrast_origin : str
         Whose tissues it was measured in; empty for None.
+    contrast_run : ModelRun or None
+        Of the model that told the tissues apart, where it ran for that alone.
     usable : bool
         False: the mask looks wrong, and models should see the whole head.
     removed_components : int
@@ -105,21 +124,29 @@ class BrainRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    mask_model: str | None
+    mask_run: ModelRun | None
     mask_sha256: str | None
-    execution: Execution | None
-    field_of_view: str
-    preparation: str
     corrected: bool
     white_matter: float | None
     contrast: TissueContrast | None = None
     contrast_origin: str = ""
+    contrast_run: ModelRun | None = None
     usable: bool
     removed_components: int
     volume_mm3: float
     upside_down: bool
     seconds: dict[str, float]
     notes: tuple[str, ...]
+
+    @property
+    def runs(self) -> tuple[ModelRun, ...]:
+        """Runs of models that the brain was made by, in their order."""
+        return tuple(run for run in (self.mask_run, self.contrast_run) if run is not None)
+
+    @property
+    def mask_model(self) -> str | None:
+        """Name of the mask model; None for a mask that was given."""
+        return self.mask_run.model if self.mask_run else None
 
     @property
     def origin(self) -> str:
@@ -178,6 +205,16 @@ class StepRecord(BaseModel):
     started: str
     ended: str
     peak_memory_mb: int
+
+    @property
+    def run(self) -> ModelRun:
+        """The step's own run, as those are told that it builds on."""
+        return ModelRun(
+            model=self.model,
+            execution=self.execution,
+            field_of_view=self.field_of_view,
+            preparation=self.preparation,
+        )
 
     @property
     def volumes_mm3(self) -> dict[str, float]:

@@ -10,11 +10,13 @@ import numpy as np
 
 from brainchop_pipe.brain import (
     Brain,
+    FindTissues,
     Tissues,
     box_of_brain,
     brain_of_mask,
     brain_of_prediction,
     on_grid,
+    run_of,
     tissues_of_prediction,
 )
 from brainchop_pipe.core.conform import Conformed, conform, conform_to, restore_labels, restore_probability
@@ -45,7 +47,7 @@ from brainchop_pipe.settings import Orientation, Processing
 from brainchop_pipe.zoo.catalog import Model, find_model
 from brainchop_pipe.zoo.check import check_file
 from brainchop_pipe.zoo.fetch import ModelStore
-from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL, check_mask_model, preparing_of
+from brainchop_pipe.zoo.plan import check_contrast_model, check_mask_model, preparing_of
 
 # Share of grey and white matter in the mask. In adults CSF takes 15 to 35 %, in severe
 # atrophy nearly half; below the first figure the tissue model did not see the brain.
@@ -142,7 +144,14 @@ def on_models_grid(grid: ModelGrid, conformed: Volume, image: Volume) -> Volume:
     return conform_to(image, target, raw=grid.values == "raw")
 
 
-def find_brain(conformed: Volume, mask_model: ReadyModel, processing: Processing, *, correct: bool) -> Brain:
+def find_brain(
+    conformed: Volume,
+    mask_model: ReadyModel,
+    processing: Processing,
+    *,
+    correct: bool,
+    contrast_model: ReadyModel | None = None,
+) -> Brain:
     """Find the brain with a mask model, and even it out.
 
     Parameters
@@ -153,31 +162,40 @@ def find_brain(conformed: Volume, mask_model: ReadyModel, processing: Processing
     processing : Processing
     correct : bool
         See `brain_of_prediction`.
+    contrast_model : ReadyModel or None
+        Tells tissues apart, for their contrast in the corrected image; not run again if it
+        is the mask model. None: the contrast is not measured.
 
     Raises
     ------
     InputError
-        The model finds nothing at all.
+        The mask model finds nothing at all.
     UsageError
-        It is no mask model that includes CSF.
+        It is no mask model that includes CSF, or the other one does not tell tissues apart.
     """
     check_mask_model(mask_model.card)
     clock = Clock()
+    find_tissues = _finder(contrast_model, conformed, processing, clock)
     card = mask_model.card
     wanted = card.input.grid
     head = conformed if wanted.is_conformed else on_models_grid(wanted, conformed, conformed)
     mask, shown = run_model((head,), mask_model, processing, None, clock, with_probabilities=True)
 
-    def tissues() -> Tissues | None:
-        return tissues_of_prediction(mask, card) or _find_tissues(conformed, processing, clock)
-
+    if contrast_model is not None and contrast_model.card.name == card.name:
+        find_tissues = partial(tissues_of_prediction, mask, card)
     return brain_of_prediction(
-        conformed, mask, shown.preparation, card, clock, correct=correct, find_tissues=tissues
+        conformed, mask, shown.preparation, card, clock, correct=correct, find_tissues=find_tissues
     )
 
 
 def take_brain(
-    conformed: Volume, mask: Volume, sha256: str, processing: Processing, *, correct: bool
+    conformed: Volume,
+    mask: Volume,
+    sha256: str,
+    processing: Processing,
+    *,
+    correct: bool,
+    contrast_model: ReadyModel | None = None,
 ) -> Brain:
     """Take a mask that somebody gave for the brain, and even that out; else as `find_brain`.
 
@@ -187,19 +205,31 @@ def take_brain(
         See `brain_of_mask`.
     """
     clock = Clock()
-    tissues = partial(_find_tissues, conformed, processing, clock)
-    return brain_of_mask(conformed, mask, sha256, clock, correct=correct, find_tissues=tissues)
+    find_tissues = _finder(contrast_model, conformed, processing, clock)
+    return brain_of_mask(conformed, mask, sha256, clock, correct=correct, find_tissues=find_tissues)
 
 
-def _find_tissues(conformed: Volume, processing: Processing, clock: Clock) -> Tissues | None:
-    """Tell tissues apart for their contrast, where no mask model does; None where nothing is found."""
-    ready = load_model(DEFAULT_MASK_MODEL)
+def _finder(
+    contrast_model: ReadyModel | None, conformed: Volume, processing: Processing, clock: Clock
+) -> FindTissues | None:
+    """Give what runs a model to tell tissues apart, and refuse one that cannot; None for no model."""
+    if contrast_model is None:
+        return None
+    check_contrast_model(contrast_model.card)
+    return partial(_find_tissues, contrast_model, conformed, processing, clock)
+
+
+def _find_tissues(
+    contrast_model: ReadyModel, conformed: Volume, processing: Processing, clock: Clock
+) -> Tissues | None:
+    """Tell tissues apart for their contrast; None where nothing is found."""
     usual = replace(processing, prepare="auto", full_volume=False)
     try:
-        found, _ = run_model((conformed,), ready, usual, None, clock)
+        found, shown = run_model((conformed,), contrast_model, usual, None, clock)
     except InputError:
         return None
-    return tissues_of_prediction(found, ready.card)
+    run = run_of(found, shown.preparation, contrast_model.card)
+    return tissues_of_prediction(found, contrast_model.card)._replace(run=run)
 
 
 def segment_labels(
@@ -413,14 +443,15 @@ def _known_prediction(brain: Brain, card: ModelCard) -> tuple[Prediction, Shown]
 def prediction_of(brain: Brain) -> tuple[Prediction, Shown] | None:
     """Give what a mask model said, from the brain that was made of it; None for a mask that was given."""
     record, probability = brain.record, brain.probability
-    if record.execution is None:
+    run = record.mask_run
+    if run is None:
         return None
     labels = Volume(brain.inside.astype(np.uint8), probability.grid)
     confidence = np.maximum(probability.voxels, 1 - probability.voxels)
-    seen = FieldOfView(full_box(probability.grid.shape), record.field_of_view)
+    seen = FieldOfView(full_box(probability.grid.shape), run.field_of_view)
     removed = record.removed_components
-    prediction = Prediction(labels, confidence, None, seen.box, seen, record.execution, removed)
-    return prediction, Shown(record.preparation)
+    prediction = Prediction(labels, confidence, None, seen.box, seen, run.execution, removed)
+    return prediction, Shown(run.preparation)
 
 
 def tissue_probabilities(brain: Volume, tissue: Prediction, card: ModelCard) -> tuple[Volume, ...]:

@@ -23,7 +23,7 @@ from brainchop_pipe.cli.main import main
 from brainchop_pipe.errors import InputError, MissingInputError, UsageError
 from brainchop_pipe.settings import Processing, Settings
 from brainchop_pipe.storage import sha256_of_file
-from conftest import head_affine, head_voxels, make_card, save
+from conftest import MADE_INPUT, head_affine, head_voxels, make_card, save
 
 # The only keys of sidecars that differ between two runs of the same.
 DIFFER = {
@@ -225,6 +225,32 @@ def test_tissues_of_a_given_mask_can_be_made_again(settings, anat, tmp_path, car
     found = rerun(trace(path), tmp_path / "again", (cards.tissue,), mask)
     assert len(found.comparisons) == 5
     assert all(file.same_bytes for file in found.comparisons)
+
+
+@pytest.mark.parametrize("mask_is_given", [False, True])
+def test_model_that_told_tissues_apart_for_their_contrast_is_named(
+    settings, anat, tmp_path, cards, mask_is_given
+):
+    contrast = {"csf": 0.2, "grey_matter": 0.5, "sharpness": 0.9}
+    wanting = str(
+        make_card(tmp_path / "w", "tissue", input={**MADE_INPUT, "prepare": "brain", "contrast": contrast})
+    )
+    mask = tmp_path / "mask.nii.gz" if mask_is_given else None
+    if mask:
+        shutil.copy(anat / "sub-01_desc-brain_mask.nii.gz", mask)
+    processing = Processing(models=(cards.mask, wanting, cards.regions), mask=mask)
+    own = replace(settings, processing=processing, output_dir=tmp_path / "own")
+    assert all(o.status == "done" for o in run_participants(own, lambda *_: None))
+    ran = ["brainchop_any", "made_tissue"] if mask_is_given else ["made_mask", "brainchop_any", "made_tissue"]
+    for name, models in (("", ran), ("_seg-maderegions_desc-regions", ["made_regions"])):
+        path = own.output_dir / f"sub-01/anat/sub-01{name}_dseg.nii.gz"
+        provenance = json.loads(sidecar_path(path).read_text())["Provenance"]
+        assert [model["Name"] for model in provenance["Models"]] == models
+        assert list(provenance["Execution"]) == models
+    path = own.output_dir / "sub-01/anat/sub-01_dseg.nii.gz"
+    found = rerun(trace(path), tmp_path / "again", (cards.mask, wanting), mask)
+    assert all(file.same_bytes for file in found.comparisons)
+    assert found.differences == ()
 
 
 def test_tissues_of_one_model_alone_can_be_made_again(settings, tmp_path, cards):

@@ -95,19 +95,24 @@ class Product:
         Mask model and tissue model, which may be the same, or the one model of a segmentation.
     mask_model : Model or None
         The one that finds the brain for them; None where they see the whole head.
+    contrast_model : Model or None
+        The one that tells the tissues apart to whose contrast they are used; None where they
+        are used to none.
     extras : tuple of str
         What is written besides.
     """
 
     models: tuple[Model, ...]
     mask_model: Model | None = None
+    contrast_model: Model | None = None
     extras: tuple[Extra, ...] = ()
 
     @property
     def involved(self) -> tuple[Model, ...]:
-        """All models that decide what comes out, the one that finds the brain first."""
-        first = (self.mask_model,) if self.mask_model and self.mask_model not in self.models else ()
-        return tuple({model.card.name: model for model in (*first, *self.models)}.values())
+        """All models that decide what comes out: what finds the brain first, the product's own last."""
+        *first, last = self.models
+        models = filter(None, (self.mask_model, *first, self.contrast_model, last))
+        return tuple({model.card.name: model for model in models}.values())
 
     @property
     def finds_brain(self) -> bool:
@@ -170,10 +175,15 @@ def plan_products(
         product that has what they are made of.
     """
     plan = plan_models(models, processing.tissue_model, processing.prepare, processing.mask_model)
-    products = [Product(plan.pair, plan.mask_model)] if plan.pair else []
+
+    def product(own: tuple[Model, ...], mask_model: Model | None) -> Product:
+        has_contrast = any(model in plan.with_contrast for model in own)
+        return Product(own, mask_model, plan.contrast_model if has_contrast else None)
+
+    products = [product(plan.pair, plan.mask_model)] if plan.pair else []
     for model in plan.singles:
         sees_brain = model in plan.with_brain and not is_mask_model(model.card)
-        products.append(Product((model,), plan.mask_model if sees_brain else None))
+        products.append(product((model,), plan.mask_model if sees_brain else None))
     for extra in extras:
         able = [place for place, product in enumerate(products) if _can_write(product, extra)]
         for place in able if extra == "conformed labels" else able[:1]:

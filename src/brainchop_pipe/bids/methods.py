@@ -1,7 +1,8 @@
 """What a paper should say of the methods, and whom to cite: from what the sidecars tell."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 from brainchop_pipe.bids.sidecar import ModelRecord, ProvenanceRecord
 from brainchop_pipe.inference import native_runner, openvino_runner
@@ -37,6 +38,50 @@ class _References:
         self.entries += [text for text in dict.fromkeys(texts) if text not in self.entries]
         numbers = [str(self.entries.index(text) + 1) for text in texts]
         return f" [{', '.join(numbers)}]" if numbers else ""
+
+
+@dataclass
+class _PreparedModels:
+    """Models by what was done to their input, each once, in the order of their first use.
+
+    Parameters
+    ----------
+    evened : list of str
+        The bias field of the head was corrected.
+    cleared : list of str
+        So it was, and noise in the air taken off.
+    scaled : list of str
+        They saw the brain with white matter at a level.
+    brought : list of str
+        They saw it with three tissues at theirs.
+    masked : list of str
+        They saw it as it was.
+    """
+
+    evened: list[str] = field(default_factory=list)
+    cleared: list[str] = field(default_factory=list)
+    scaled: list[str] = field(default_factory=list)
+    brought: list[str] = field(default_factory=list)
+    masked: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, records: Iterable[ProvenanceRecord]) -> Self:
+        """Sort the models that ran."""
+        models = cls()
+        for name, execution in (pair for record in records for pair in record.execution.items()):
+            for group in models._groups_of(execution.preparation):
+                if name not in group:
+                    group.append(name)
+        return models
+
+    def _groups_of(self, preparation: str) -> list[list[str]]:
+        if preparation.startswith(EVEN_HEAD):
+            return [self.evened, self.cleared] if preparation.endswith(NOISE_CLEARED) else [self.evened]
+        if TISSUES_BROUGHT in preparation:
+            return [self.brought]
+        if "N4" in preparation:
+            return [self.scaled]
+        return [self.masked] if preparation else []
 
 
 @dataclass(frozen=True)
@@ -96,57 +141,46 @@ def _model_sentence(model: ModelRecord, references: _References) -> str:
     return f"The model {model.name} (version {model.version}) was used{references.cite(*model.citations)}."
 
 
-def _preparations(records: tuple[ProvenanceRecord, ...], references: _References) -> list[str]:
+def _preparations(records: tuple[ProvenanceRecord, ...], references: _References) -> Iterator[str]:
     """Say which models saw a prepared image, and whose masks were used."""
-    # Without what is there twice, and in their order.
-    evened: dict[str, None] = {}
-    cleared: dict[str, None] = {}
-    corrected: dict[str, None] = {}
-    brought: dict[str, None] = {}
-    masked: dict[str, None] = {}
-    for record in records:
-        for name, execution in record.execution.items():
-            if execution.preparation.startswith(EVEN_HEAD):
-                evened[name] = None
-                if execution.preparation.endswith(NOISE_CLEARED):
-                    cleared[name] = None
-            elif "N4" in execution.preparation:
-                (brought if TISSUES_BROUGHT in execution.preparation else corrected)[name] = None
-            elif execution.preparation:
-                masked[name] = None
-    sentences = []
-    if evened:
-        sentences.append(
-            f"For {_listed(evened)} the bias field of the head was corrected with N4{references.cite(_N4)}."
+    models = _PreparedModels.of(records)
+    if models.evened:
+        yield (
+            f"For {_listed(models.evened)} the bias field of the head was corrected with N4"
+            f"{references.cite(_N4)}."
         )
-    if cleared:
-        sentences.append(
-            f"Where noise stood out in the air around a head, {_listed(cleared)} saw it set to 0; the "
+    if models.cleared:
+        yield (
+            f"Where noise stood out in the air around a head, {_listed(models.cleared)} saw it set to 0; the "
             "sidecars say in which images."
         )
-    alone = [name for name in corrected if name not in brought]
+    yield from _levels(models, references)
+    if models.masked:
+        yield f"For {_listed(models.masked)} what lies outside of the brain was set to 0."
+    if any(record.given_mask for record in records):
+        yield "Brain masks of another origin took the place of a model's."
+
+
+def _levels(models: _PreparedModels, references: _References) -> Iterator[str]:
+    """Say which models saw a brain alone, and what its grey levels were brought to."""
+    alone = [name for name in models.scaled if name not in models.brought]
     if alone:
-        sentences.append(
+        yield (
             f"For {_listed(alone)} the brain was masked, its bias field corrected with N4"
             f"{references.cite(_N4)} and its white matter brought to one level."
         )
-    if brought:
-        sentences.append(
-            f"For {_listed(brought)} the brain was masked, its bias field corrected with N4"
+    if models.brought:
+        yield (
+            f"For {_listed(models.brought)} the brain was masked, its bias field corrected with N4"
             f"{references.cite(_N4)}, its borders smoothed where they were sharper than the model knows, "
             "and the medians of its CSF, grey and white matter brought to fixed levels, linearly between "
             f"them{references.cite(_LANDMARKS)}."
         )
-        if len(alone) < len(corrected):
-            sentences.append(
-                "Where the tissues could not be told apart, white matter alone was brought to its level; the "
-                "sidecars say in which images."
-            )
-    if masked:
-        sentences.append(f"For {_listed(masked)} what lies outside of the brain was set to 0.")
-    if any(record.given_mask for record in records):
-        sentences.append("Brain masks of another origin took the place of a model's.")
-    return sentences
+    if models.brought and len(alone) < len(models.scaled):
+        yield (
+            "Where the tissues could not be told apart, white matter alone was brought to its level; the "
+            "sidecars say in which images."
+        )
 
 
 def _where(records: tuple[ProvenanceRecord, ...]) -> str:

@@ -20,8 +20,7 @@ from brainchop_pipe.bids.sidecar import (
     ProvenanceRecord,
     QualityRecord,
 )
-from brainchop_pipe.inference.session import Execution
-from brainchop_pipe.record import InputDigests, StepRecord
+from brainchop_pipe.record import InputDigests, ModelRun, StepRecord
 from brainchop_pipe.settings import Settings
 from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.versions import code_version
@@ -169,7 +168,8 @@ def _executions(product: Product, record: StepRecord) -> dict[str, ExecutionReco
     """Describe where each model ran, on what it saw; the mask model comes first."""
     inputs = {model.card.name: model.card.input.dtype for model in product.involved}
 
-    def described(name: str, execution: Execution, field_of_view: str, preparation: str) -> ExecutionRecord:
+    def described(run: ModelRun) -> ExecutionRecord:
+        execution = run.execution
         return ExecutionRecord(
             requested_device=execution.requested,
             provider=execution.provider,
@@ -177,24 +177,22 @@ def _executions(product: Product, record: StepRecord) -> dict[str, ExecutionReco
             threads=execution.threads,
             precision=execution.precision
             if execution.precision != "float32"
-            else inputs.get(name, "float32"),
-            field_of_view=field_of_view,
-            **({"preparation": preparation} if preparation else {}),
+            else inputs.get(run.model, "float32"),
+            field_of_view=run.field_of_view,
+            **({"preparation": run.preparation} if run.preparation else {}),
         )
 
-    executions = {}
-    brain = record.brain
-    if brain is not None and brain.mask_model is not None and brain.execution is not None:
-        executions[brain.mask_model] = described(
-            brain.mask_model, brain.execution, brain.field_of_view, brain.preparation
-        )
-    executions[record.model] = described(
-        record.model, record.execution, record.field_of_view, record.preparation
-    )
-    return executions
+    return {run.model: described(run) for run in (*_runs_before(product, record), record.run)}
+
+
+def _runs_before(product: Product, record: StepRecord) -> list[ModelRun]:
+    """Give the runs that a product's brain was made by, but for those that it makes no use of."""
+    runs = record.brain.runs if record.brain else ()
+    involved = {model.card.name for model in product.involved}
+    return [run for run in runs if run.model in involved]
 
 
 def _models_that_ran(product: Product, record: StepRecord) -> list[Model]:
     """Give the models that were involved, but for one whose place a given mask took."""
-    ran = {record.model, record.brain.mask_model if record.brain else None}
+    ran = {record.model, *(run.model for run in _runs_before(product, record))}
     return [model for model in product.involved if model.card.name in ran]

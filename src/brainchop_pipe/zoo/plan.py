@@ -33,6 +33,11 @@ class Plan:
         Whether somebody is to see the brain evenly lit.
     with_brain : tuple of Model
         Those of `singles` that need what the mask model finds.
+    contrast_model : Model or None
+        Which one tells tissues apart, for the contrast of the evenly lit brain; None where
+        nobody is used to one.
+    with_contrast : tuple of Model
+        Those of all that are, and see the brain.
     """
 
     pair: tuple[Model, ...]
@@ -40,6 +45,8 @@ class Plan:
     mask_model: Model | None
     correct: bool
     with_brain: tuple[Model, ...]
+    contrast_model: Model | None = None
+    with_contrast: tuple[Model, ...] = ()
 
     @property
     def finds_brain_with_tissues(self) -> bool:
@@ -96,7 +103,17 @@ def plan_models(
     with_brain = tuple(
         m for m in singles if needs_brain(ways[m.card.name]) or m.card.name == finds_brain.card.name
     )
-    return Plan(pair, singles, finds_brain, "brain" in ways.values(), with_brain)
+    with_contrast = tuple(
+        m for m in (*pair, *singles) if m.card.input.contrast and ways[m.card.name] == "brain"
+    )
+    contrast_model = _contrast_model(finds_brain) if with_contrast else None
+    correct = "brain" in ways.values()
+    return Plan(pair, singles, finds_brain, correct, with_brain, contrast_model, with_contrast)
+
+
+def _contrast_model(finds_brain: Model) -> Model:
+    """Choose the model that tells tissues apart: the one that runs already if it can."""
+    return finds_brain if tells_tissues(finds_brain.card) else find_model(DEFAULT_MASK_MODEL)
 
 
 def preparing_of(card: ModelCard, prepare: str, *, in_pair: bool = False) -> Preparing:
@@ -138,6 +155,29 @@ def check_mask_model(card: ModelCard) -> None:
         raise UsageError(
             f"model {card.name!r} cannot find the brain for others: one that includes CSF is needed, "
             f"such as {DEFAULT_MASK_MODEL}"
+        )
+
+
+def tells_tissues(card: ModelCard) -> bool:
+    """Tell whether a model's labels are fit to measure the contrast of tissues in.
+
+    Not those on a grid of its own: the sharpness that is measured at borders depends on how
+    finely these were drawn.
+    """
+    return card.output.tells_tissues and card.input.grid.is_conformed
+
+
+def check_contrast_model(card: ModelCard) -> None:
+    """Refuse a model whose labels are not fit to measure the contrast of tissues in.
+
+    Raises
+    ------
+    UsageError
+    """
+    if not tells_tissues(card):
+        raise UsageError(
+            f"model {card.name!r} cannot tell tissues apart for their contrast: one with labels of CSF, GM "
+            f"and WM on the conformed grid is needed, such as {DEFAULT_MASK_MODEL}"
         )
 
 
