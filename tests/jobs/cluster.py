@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -81,7 +82,7 @@ class Cluster:
         return json.loads((self.folder_of_jobs / "submission.json").read_text())["arrays"][0]["job"]
 
     def processes(self, slice_: int | None = None) -> Iterator[int]:
-        """First processes of the last submission's tasks, or of one."""
+        """Processes of the last submission's tasks, or of one; forks are called like what they are of."""
         manifest = str(self.folder_of_jobs / "manifest.tsv")
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
@@ -92,9 +93,17 @@ class Cluster:
                 yield int(path.parent.name)
 
     def kill(self, slice_: int) -> None:
-        """Kill a task's first process as the system does."""
-        for process in self.processes(slice_):
-            os.kill(process, signal.SIGKILL)
+        """Kill a task's first process as the system does; the others end for want of it."""
+        processes = set(self.processes(slice_))
+        for process in processes:
+            # Where SLURM ends them as well, one may be gone.
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if parent_of(process) not in processes:
+                    os.kill(process, signal.SIGKILL)
+
+
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def slurm(*command: str) -> str:
