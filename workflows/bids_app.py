@@ -133,7 +133,7 @@ def check_run(settings: Settings) -> tuple[tuple[Model, ...], tuple[Model, ...]]
 
 
 def _models_to_load(models: tuple[Model, ...], settings: Settings) -> tuple[Model, ...]:
-    """Give the models that may run: the one that finds the brain among them, unless all masks are given."""
+    """Give the models that may run: those for the brain too, but none for its mask if all masks are given."""
     processing = settings.processing
     plan = plan_models(models, processing.tissue_model, processing.prepare, processing.mask_model)
     masks_are_given = processing.mask is not None or bool(settings.derivatives)
@@ -142,8 +142,10 @@ def _models_to_load(models: tuple[Model, ...], settings: Settings) -> tuple[Mode
             "a brain mask was given, but no model of this run would see it: name a tissue model with a mask "
             "model, or --prepare mask or brain"
         )
-    needed = plan.pair[1:] if masks_are_given else (*plan.pair, *filter(None, [plan.mask_model]))
-    needed += tuple(filter(None, [plan.contrast_model]))
+    if masks_are_given:
+        needed = (*plan.pair[1:], *filter(None, [plan.contrast_model]))
+    else:
+        needed = (*plan.pair, *plan.makes_brain)
     return tuple({model.card.name: model for model in (*needed, *plan.singles)}.values())
 
 

@@ -112,9 +112,9 @@ def _settings(traced: Traced, folder: Path, cards: tuple[str, ...], mask: Path |
     device: Any = execution.requested_device
     # The image within a mask has the bare name whichever model made that.
     is_tissue_set = "_seg-" not in traced.image.name and last.card.output.role == "tissue"
-    # Another between the two told tissues apart for their contrast, and is found again.
+    # Of two, the second told tissues apart for their contrast, and is found again by the first.
     mask_models = [model.asked_as for model in models[:-1]][:1]
-    if is_tissue_set and record.given_mask is not None:
+    if is_tissue_set and record.given_mask is not None and not mask_models:
         # Not run: the mask takes its place.
         mask_models = [DEFAULT_MASK_MODEL]
     processing = Processing(

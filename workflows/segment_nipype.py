@@ -113,14 +113,13 @@ def init_brainchop_segment_wf(
         interface = ExtractBrain(
             mask_model=plan.mask_model.asked_as,
             correct=plan.correct,
-            contrast_model=plan.contrast_model.asked_as if plan.contrast_model else None,
+            measure_contrast=plan.contrast_model is not None,
             prepare=prepare,
             full_volume=full_volume,
             prefer_affine=prefer_affine,
             **resources,
         )
-        loaded = [plan.mask_model, *filter(None, [plan.contrast_model])]
-        brain = add(interface, "extract_brain", *loaded, refers=False)
+        brain = add(interface, "extract_brain", *plan.makes_brain, refers=False)
         workflow.connect([(inputnode, brain, [("given_mask", "given_mask")])])
     if plan.pair:
         interface = SegmentTissues(tissue_model=plan.pair[1].asked_as, **common)

@@ -40,7 +40,7 @@ from brainchop_pipe.step_files import (
 from brainchop_pipe.steps import conform_image, find_brain, load_model, on_models_grid, take_brain
 from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.zoo.catalog import find_model
-from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL
+from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL, contrast_model_of
 
 
 def conform_file(
@@ -80,7 +80,7 @@ def extract_brain_file(
     given_mask: Path | None = None,
     mask_model: str = DEFAULT_MASK_MODEL,
     correct: bool = True,
-    contrast_model: str | None = DEFAULT_MASK_MODEL,
+    measure_contrast: bool = True,
     prepare: Preparation = "auto",
     device: Device = "auto",
     precision: Precision = "float32",
@@ -103,12 +103,11 @@ def extract_brain_file(
     mask_model : str
         A mask model that includes CSF: name of a shipped card, or path of a card.
     correct : bool
-        Correct the bias field within the mask (N4), look for the grey level of white matter,
-        and measure the contrast of the tissues.
-    contrast_model : str or None
-        Tells the tissues apart: name of a shipped card, or path of a card. It is not run
-        again if it is the mask model. None: the contrast is not measured, for models whose
-        cards ask for none.
+        Correct the bias field within the mask (N4), and look for the grey level of white matter.
+    measure_contrast : bool
+        Then also measure the contrast of the tissues, for models whose cards name one. The mask
+        model tells them apart if it can, without another run where it made the mask, else
+        `brainchop_any`.
     prepare : {"auto", "none", "head", "mask", "brain"}
         "none": the model sees the head as it is; "head": its bias field corrected; else
         as its card says.
@@ -140,14 +139,16 @@ def extract_brain_file(
         threads=threads,
         mem_gb=mem_gb,
     )
-    telling = load_model(contrast_model) if correct and contrast_model is not None else None
+    contrast_model = contrast_model_of(find_model(mask_model)) if measure_contrast else None
     if given_mask is not None:
         mask = read_image(given_mask, prefer_affine, allow_constant=True).volume
         digest = sha256_of_file(given_mask)
-        brain = take_brain(image.volume, mask, digest, processing, correct=correct, contrast_model=telling)
+        brain = take_brain(
+            image.volume, mask, digest, processing, correct=correct, contrast_model=contrast_model
+        )
     else:
-        finding = load_model(mask_model)
-        brain = find_brain(image.volume, finding, processing, correct=correct, contrast_model=telling)
+        ready = load_model(mask_model)
+        brain = find_brain(image.volume, ready, processing, correct=correct, contrast_model=contrast_model)
     return write_brain(out_dir, brain, image.placement)
 
 

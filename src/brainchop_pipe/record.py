@@ -139,11 +139,6 @@ class BrainRecord(BaseModel):
     notes: tuple[str, ...]
 
     @property
-    def runs(self) -> tuple[ModelRun, ...]:
-        """Runs of models that the brain was made by, in their order."""
-        return tuple(run for run in (self.mask_run, self.contrast_run) if run is not None)
-
-    @property
     def mask_model(self) -> str | None:
         """Name of the mask model; None for a mask that was given."""
         return self.mask_run.model if self.mask_run else None

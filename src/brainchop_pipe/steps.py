@@ -47,7 +47,7 @@ from brainchop_pipe.settings import Orientation, Processing
 from brainchop_pipe.zoo.catalog import Model, find_model
 from brainchop_pipe.zoo.check import check_file
 from brainchop_pipe.zoo.fetch import ModelStore
-from brainchop_pipe.zoo.plan import check_contrast_model, check_mask_model, preparing_of
+from brainchop_pipe.zoo.plan import check_mask_model, preparing_of
 
 # Share of grey and white matter in the mask. In adults CSF takes 15 to 35 %, in severe
 # atrophy nearly half; below the first figure the tissue model did not see the brain.
@@ -150,7 +150,7 @@ def find_brain(
     processing: Processing,
     *,
     correct: bool,
-    contrast_model: ReadyModel | None = None,
+    contrast_model: Model | None = None,
 ) -> Brain:
     """Find the brain with a mask model, and even it out.
 
@@ -162,27 +162,27 @@ def find_brain(
     processing : Processing
     correct : bool
         See `brain_of_prediction`.
-    contrast_model : ReadyModel or None
-        Tells tissues apart, for their contrast in the corrected image; not run again if it
-        is the mask model. None: the contrast is not measured.
+    contrast_model : Model or None
+        Tells tissues apart, for their contrast in the corrected image: see `contrast_model_of`.
+        None: the contrast is not measured.
 
     Raises
     ------
     InputError
         The mask model finds nothing at all.
     UsageError
-        It is no mask model that includes CSF, or the other one does not tell tissues apart.
+        It is no mask model that includes CSF.
     """
     check_mask_model(mask_model.card)
     clock = Clock()
-    find_tissues = _finder(contrast_model, conformed, processing, clock)
     card = mask_model.card
     wanted = card.input.grid
     head = conformed if wanted.is_conformed else on_models_grid(wanted, conformed, conformed)
     mask, shown = run_model((head,), mask_model, processing, None, clock, with_probabilities=True)
-
-    if contrast_model is not None and contrast_model.card.name == card.name:
-        find_tissues = partial(tissues_of_prediction, mask, card)
+    if contrast_model is not None and contrast_model.card == card:
+        find_tissues: FindTissues | None = partial(tissues_of_prediction, mask, card)
+    else:
+        find_tissues = _finder(contrast_model, conformed, processing, clock)
     return brain_of_prediction(
         conformed, mask, shown.preparation, card, clock, correct=correct, find_tissues=find_tissues
     )
@@ -195,7 +195,7 @@ def take_brain(
     processing: Processing,
     *,
     correct: bool,
-    contrast_model: ReadyModel | None = None,
+    contrast_model: Model | None = None,
 ) -> Brain:
     """Take a mask that somebody gave for the brain, and even that out; else as `find_brain`.
 
@@ -210,26 +210,26 @@ def take_brain(
 
 
 def _finder(
-    contrast_model: ReadyModel | None, conformed: Volume, processing: Processing, clock: Clock
+    contrast_model: Model | None, conformed: Volume, processing: Processing, clock: Clock
 ) -> FindTissues | None:
-    """Give what runs a model to tell tissues apart, and refuse one that cannot; None for no model."""
+    """Give what runs a model to tell tissues apart; None for no model."""
     if contrast_model is None:
         return None
-    check_contrast_model(contrast_model.card)
     return partial(_find_tissues, contrast_model, conformed, processing, clock)
 
 
 def _find_tissues(
-    contrast_model: ReadyModel, conformed: Volume, processing: Processing, clock: Clock
+    contrast_model: Model, conformed: Volume, processing: Processing, clock: Clock
 ) -> Tissues | None:
     """Tell tissues apart for their contrast; None where nothing is found."""
+    ready = load_model(contrast_model.asked_as)
     usual = replace(processing, prepare="auto", full_volume=False)
     try:
-        found, shown = run_model((conformed,), contrast_model, usual, None, clock)
+        found, shown = run_model((conformed,), ready, usual, None, clock)
     except InputError:
         return None
-    run = run_of(found, shown.preparation, contrast_model.card)
-    return tissues_of_prediction(found, contrast_model.card)._replace(run=run)
+    tissues = tissues_of_prediction(found, ready.card)
+    return tissues._replace(run=run_of(found, shown.preparation, ready.card))
 
 
 def segment_labels(

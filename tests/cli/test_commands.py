@@ -260,13 +260,16 @@ def test_signal_that_reaches_other_processes_first_fails_no_image(dataset, tmp_p
             assert process.poll() is None
             time.sleep(0.02)
         others = descendants_of(process.pid)
-        assert len(others) > 2
-        for other in others:
-            os.kill(other, signal.SIGTERM)
-        # Time to miss one that is gone.
-        time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 130
+        try:
+            for other in others:
+                os.kill(other, signal.SIGTERM)
+            # Time to miss one that is gone.
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 130
+        finally:
+            mark.unlink()
+    assert len(others) > 2
     assert not list(out.glob("logs/crash/*"))
 
 

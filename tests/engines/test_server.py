@@ -71,7 +71,9 @@ def test_server_is_a_fork_of_a_command_that_has_no_other_threads(others, tmp_pat
         while is_alive(pid) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not is_alive(pid)
-    assert found == {"shares": others == "none", "has file": False, "leaves SIGTERM to the command": True}
+    # A server of its own is also that of whatever else a program does with `multiprocessing`.
+    is_ours = others == "none"
+    assert found == {"shares": is_ours, "has file": False, "leaves SIGTERM to the command": is_ours}
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

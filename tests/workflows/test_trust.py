@@ -227,30 +227,44 @@ def test_tissues_of_a_given_mask_can_be_made_again(settings, anat, tmp_path, car
     assert all(file.same_bytes for file in found.comparisons)
 
 
-@pytest.mark.parametrize("mask_is_given", [False, True])
-def test_model_that_told_tissues_apart_for_their_contrast_is_named(
-    settings, anat, tmp_path, cards, mask_is_given
-):
+@pytest.fixture
+def wanting(tmp_path) -> str:
+    """A tissue model that is used to a contrast."""
     contrast = {"csf": 0.2, "grey_matter": 0.5, "sharpness": 0.9}
-    wanting = str(
+    return str(
         make_card(tmp_path / "w", "tissue", input={**MADE_INPUT, "prepare": "brain", "contrast": contrast})
     )
+
+
+@pytest.mark.parametrize(
+    ("mask_model", "mask_is_given", "models"),
+    [
+        ("mask", False, ["made_mask", "brainchop_any", "made_tissue"]),
+        ("mask", True, ["brainchop_any", "made_tissue"]),
+        ("both", False, ["made_both", "made_tissue"]),
+        ("both", True, ["made_both", "made_tissue"]),
+    ],
+)
+def test_model_that_told_tissues_apart_for_their_contrast_is_named(
+    settings, anat, tmp_path, cards, wanting, mask_model, mask_is_given, models
+):
     mask = tmp_path / "mask.nii.gz" if mask_is_given else None
     if mask:
         shutil.copy(anat / "sub-01_desc-brain_mask.nii.gz", mask)
-    processing = Processing(models=(cards.mask, wanting, cards.regions), mask=mask)
-    own = replace(settings, processing=processing, output_dir=tmp_path / "own")
+    finder = getattr(cards, mask_model)
+    # The regions see the brain as well, whatever its contrast.
+    processing = Processing(models=(finder, wanting, cards.regions), tissue_model="made_tissue", mask=mask)
+    own = replace(settings, processing=replace(processing, prepare="brain"), output_dir=tmp_path / "own")
     assert all(o.status == "done" for o in run_participants(own, lambda *_: None))
-    ran = ["brainchop_any", "made_tissue"] if mask_is_given else ["made_mask", "brainchop_any", "made_tissue"]
-    for name, models in (("", ran), ("_seg-maderegions_desc-regions", ["made_regions"])):
+    of_regions = [*([] if mask else [f"made_{mask_model}"]), "made_regions"]
+    for name, ran in (("", models), ("_seg-maderegions_desc-regions", of_regions)):
         path = own.output_dir / f"sub-01/anat/sub-01{name}_dseg.nii.gz"
         provenance = json.loads(sidecar_path(path).read_text())["Provenance"]
-        assert [model["Name"] for model in provenance["Models"]] == models
-        assert list(provenance["Execution"]) == models
-    path = own.output_dir / "sub-01/anat/sub-01_dseg.nii.gz"
-    found = rerun(trace(path), tmp_path / "again", (cards.mask, wanting), mask)
-    assert all(file.same_bytes for file in found.comparisons)
-    assert found.differences == ()
+        assert [model["Name"] for model in provenance["Models"]] == ran
+        assert list(provenance["Execution"]) == ran
+        found = rerun(trace(path), tmp_path / f"again{name}", (finder, wanting, cards.regions), mask)
+        assert all(file.same_bytes for file in found.comparisons)
+        assert found.differences == ()
 
 
 def test_tissues_of_one_model_alone_can_be_made_again(settings, tmp_path, cards):

@@ -165,7 +165,7 @@ def _input_record(source: Source, digests: InputDigests, state: FileState) -> In
 
 
 def _executions(product: Product, record: StepRecord) -> dict[str, ExecutionRecord]:
-    """Describe where each model ran, on what it saw; the mask model comes first."""
+    """Describe where each model ran, on what it saw; what made the brain comes first."""
     inputs = {model.card.name: model.card.input.dtype for model in product.involved}
 
     def described(run: ModelRun) -> ExecutionRecord:
@@ -186,13 +186,14 @@ def _executions(product: Product, record: StepRecord) -> dict[str, ExecutionReco
 
 
 def _runs_before(product: Product, record: StepRecord) -> list[ModelRun]:
-    """Give the runs that a product's brain was made by, but for those that it makes no use of."""
-    runs = record.brain.runs if record.brain else ()
-    involved = {model.card.name for model in product.involved}
-    return [run for run in runs if run.model in involved]
+    """Give the runs that a product's brain was made by, but for one whose contrast it makes no use of."""
+    if record.brain is None:
+        return []
+    contrast_run = record.brain.contrast_run if product.contrast_model else None
+    return [run for run in (record.brain.mask_run, contrast_run) if run is not None]
 
 
 def _models_that_ran(product: Product, record: StepRecord) -> list[Model]:
-    """Give the models that were involved, but for one whose place a given mask took."""
+    """Give the models that were involved, but for those in whose place a mask was given, or that failed."""
     ran = {record.model, *(run.model for run in _runs_before(product, record))}
     return [model for model in product.involved if model.card.name in ran]

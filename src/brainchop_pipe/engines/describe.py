@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 PLACES = ("out_file", "out_dir")
 
 # Parameters that name a model, and those that are resources: no part of what a result is of.
-MODELS = ("model", "mask_model", "contrast_model", "tissue_model")
+MODELS = ("model", "mask_model", "tissue_model")
 RESOURCES = ("device", "threads", "mem_gb")
 
 Step = Callable[..., Any]

@@ -51,10 +51,8 @@ from brainchop_pipe.zoo.catalog import absolute_names, find_model
 class _ModelName(traits.BaseStr):
     """A model's name or card; a card's path is made absolute, because nodes run in folders of their own."""
 
-    def validate(self, owner: Any, name: str, value: Any) -> str | None:
-        """Check that it is a text, or None where a step may do without a model."""
-        if value is None and self.may_be_none:
-            return None
+    def validate(self, owner: Any, name: str, value: Any) -> str:
+        """Check that it is a text."""
         text = str(super().validate(owner, name, value))
         return absolute_names([text])[0]
 
@@ -75,9 +73,9 @@ class _StepInputSpec(BaseInterfaceInputSpec):
         given = [getattr(self, name, traits.Undefined) for name in MODELS]
         # A MapNode holds a list of what each of its nodes gets.
         names = [
-            n for value in given if isdefined(value) for n in (value if isinstance(value, list) else [value])
+            n for value in given if isdefined(value) for n in ([value] if isinstance(value, str) else value)
         ]
-        cards = "".join(find_model(name).card.model_dump_json() for name in names if name is not None)
+        cards = "".join(find_model(name).card.model_dump_json() for name in names)
         return items, hashlib.md5((digest + cards).encode(), usedforsecurity=False).hexdigest()
 
 
@@ -135,7 +133,6 @@ def _trait(name: str, parameter: Any, about: dict[str, Any]) -> Any:
         return InputMultiObject(traits.Str(), **about)
     if name in MODELS:
         default = parameter.default
-        about["may_be_none"] = parameter.annotation == str | None
         return _ModelName(default, **about) if isinstance(default, str) else _ModelName(**about)
     if allowed:
         return traits.Enum(parameter.default, list(allowed), **about)

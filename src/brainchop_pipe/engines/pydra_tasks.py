@@ -279,7 +279,7 @@ def Segment(
             in_file=conformed,
             mask_model=cast(Model, plan.mask_model).asked_as,
             correct=plan.correct,
-            contrast_model=plan.contrast_model.asked_as if plan.contrast_model else None,
+            measure_contrast=plan.contrast_model is not None,
             given_mask=given_mask,
             **_of(extract_brain_file, options),
         )

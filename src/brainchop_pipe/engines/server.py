@@ -64,11 +64,10 @@ def fork_server() -> None:
 
 
 def leave_signals_to_the_command() -> None:
-    """Have this process, and those that it forks, outlive what ends the command, which ends them.
+    """Have this process, and those that it forks, ignore Ctrl-C and SIGTERM: they end with the command.
 
-    Ctrl-C reaches the whole group of processes, and SIGTERM all of a job that a cluster ends. A
-    process that ended at once would be missed by the command before that has its own signal:
-    its image would count as one that broke.
+    Ctrl-C reaches the whole group of processes, and SIGTERM all of a job that a cluster ends. If
+    this one ended first, the command would count the image that it worked on as failed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

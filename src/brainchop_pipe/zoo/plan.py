@@ -34,10 +34,10 @@ class Plan:
     with_brain : tuple of Model
         Those of `singles` that need what the mask model finds.
     contrast_model : Model or None
-        Which one tells tissues apart, for the contrast of the evenly lit brain; None where
-        nobody is used to one.
+        Which one tells tissues apart, for their contrast in the evenly lit brain; None where
+        nobody needs that.
     with_contrast : tuple of Model
-        Those of all that are, and see the brain.
+        Those, of a pair and of `singles`, whose cards name a contrast to bring the brain to.
     """
 
     pair: tuple[Model, ...]
@@ -47,6 +47,11 @@ class Plan:
     with_brain: tuple[Model, ...]
     contrast_model: Model | None = None
     with_contrast: tuple[Model, ...] = ()
+
+    @property
+    def makes_brain(self) -> tuple[Model, ...]:
+        """The models that run for the brain, and for its contrast."""
+        return tuple(model for model in (self.mask_model, self.contrast_model) if model is not None)
 
     @property
     def finds_brain_with_tissues(self) -> bool:
@@ -106,14 +111,14 @@ def plan_models(
     with_contrast = tuple(
         m for m in (*pair, *singles) if m.card.input.contrast and ways[m.card.name] == "brain"
     )
-    contrast_model = _contrast_model(finds_brain) if with_contrast else None
+    contrast_model = contrast_model_of(finds_brain) if with_contrast else None
     correct = "brain" in ways.values()
     return Plan(pair, singles, finds_brain, correct, with_brain, contrast_model, with_contrast)
 
 
-def _contrast_model(finds_brain: Model) -> Model:
-    """Choose the model that tells tissues apart: the one that runs already if it can."""
-    return finds_brain if tells_tissues(finds_brain.card) else find_model(DEFAULT_MASK_MODEL)
+def contrast_model_of(mask_model: Model) -> Model:
+    """Choose the model that tells tissues apart, for their contrast: the mask model if it can."""
+    return mask_model if tells_tissues(mask_model.card) else find_model(DEFAULT_MASK_MODEL)
 
 
 def preparing_of(card: ModelCard, prepare: str, *, in_pair: bool = False) -> Preparing:
@@ -165,20 +170,6 @@ def tells_tissues(card: ModelCard) -> bool:
     finely these were drawn.
     """
     return card.output.tells_tissues and card.input.grid.is_conformed
-
-
-def check_contrast_model(card: ModelCard) -> None:
-    """Refuse a model whose labels are not fit to measure the contrast of tissues in.
-
-    Raises
-    ------
-    UsageError
-    """
-    if not tells_tissues(card):
-        raise UsageError(
-            f"model {card.name!r} cannot tell tissues apart for their contrast: one with labels of CSF, GM "
-            f"and WM on the conformed grid is needed, such as {DEFAULT_MASK_MODEL}"
-        )
 
 
 def check_tissue_model(models: tuple[Model, ...], tissue_model: str | None) -> None:
