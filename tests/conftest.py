@@ -1,5 +1,6 @@
 """Made data: a head with left ≠ right, models that read intensities, a three-subject dataset."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -7,7 +8,7 @@ import pkgutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -58,6 +59,21 @@ def require_openvino() -> None:
     """Skip a test without OpenVINO; importing it here would bring its uploader along."""
     if not openvino_runner.is_installed():
         pytest.skip("openvino is not installed")
+
+
+def compiled(module: str) -> ModuleType:
+    """Import a module in C, or skip those that ask for it at their top: it is built where a compiler is."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip("the package was built without a compiler", allow_module_level=True)
+
+
+def require_native() -> None:
+    """Skip a test without convolutions of our own."""
+    compiled("brainchop_pipe.inference.native._convolution")
 
 
 def head_voxels(shape: tuple[int, int, int] = (44, 52, 46)) -> np.ndarray:

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from brainchop_pipe.core import order as module
-from brainchop_pipe.core._order import reorder
 from brainchop_pipe.core.order import in_order
+from conftest import compiled
+
+reorder = compiled("brainchop_pipe.core._order").reorder
 
 
 @pytest.fixture(params=["compiled", "numpy"], autouse=True)

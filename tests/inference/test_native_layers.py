@@ -5,9 +5,10 @@ import pytest
 
 from brainchop_pipe.inference import native_layers
 from brainchop_pipe.inference.chain import Layer, Norm
-from brainchop_pipe.inference.native import _convolution
 from brainchop_pipe.inference.native_layers import NativeThreads, PackedLayer
+from conftest import compiled
 
+_convolution = compiled("brainchop_pipe.inference.native._convolution")
 INSTRUCTIONS = _convolution.instructions()
 BEST, ACROSS = INSTRUCTIONS[0]
 

@@ -3,12 +3,12 @@ import pytest
 
 from brainchop_pipe.errors import ModelError
 from brainchop_pipe.inference import native_layers
-from brainchop_pipe.inference.native import _convolution
 from brainchop_pipe.inference.native_runner import NativeRunner, pays_for
 from brainchop_pipe.inference.onnxruntime_runner import CPU, OnnxRuntimeRunner
-from conftest import linear_model
+from conftest import compiled, linear_model
 from networks import mesh_net, normed_mesh_net, unet
 
+_convolution = compiled("brainchop_pipe.inference.native._convolution")
 INSTRUCTIONS = _convolution.instructions()
 
 

@@ -18,7 +18,7 @@ from brainchop_pipe.inference.session import (
     open_session,
     replace_with_cpu,
 )
-from conftest import linear_model, require_openvino
+from conftest import linear_model, require_native, require_openvino
 from networks import mesh_net, unet
 
 MODEL = linear_model([0, 1], [0, 0])
@@ -144,6 +144,7 @@ OTHER = mesh_net((1, 2), activation="Tanh")
 
 
 def test_own_code_runs_the_networks_that_it_pays_for():
+    require_native()
     assert "native" in available_devices()
     execution = open_session(CHAIN, "chain", "auto", 1).execution
     assert (execution.provider, execution.fallbacks) == ("Native", ())
@@ -153,12 +154,14 @@ def test_own_code_runs_the_networks_that_it_pays_for():
 
 
 def test_own_code_can_be_asked_for_by_name():
+    require_native()
     assert open_session(CHAIN, "chain", "native", 1).execution.provider == "Native"
     with pytest.raises(ProviderError, match=r"Native cannot run .* choose another device"):
         open_session(unet(3, ["D", "H", "W"]), "u-net", "native", 1)
 
 
 def test_own_code_that_took_its_process_with_it_is_avoided(monkeypatch):
+    require_native()
     monkeypatch.setenv("BRAINCHOP_AVOID_DEVICES", "native")
     execution = open_session(CHAIN, "chain", "auto", 1).execution
     assert execution.provider == ("OpenVINO" if openvino_runner.is_installed() else "CPUExecutionProvider")
@@ -176,6 +179,7 @@ def test_package_without_compiled_code_does_without(monkeypatch):
 @pytest.mark.parametrize(("device", "loaded"), [("openvino", True), ("auto", False), ("cpu", False)])
 def test_library_is_loaded_ahead_where_most_networks_need_it(monkeypatch, device, loaded):
     require_openvino()
+    require_native()
     calls = []
     monkeypatch.setattr(openvino_runner, "load_openvino", lambda: calls.append(device))
     load_library(device)

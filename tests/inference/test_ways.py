@@ -11,7 +11,7 @@ from brainchop_pipe.errors import ModelError, UsageError
 from brainchop_pipe.inference.card import ModelCard
 from brainchop_pipe.inference.network import Scores
 from brainchop_pipe.inference.ways import _run_tiles, least_gb, need_gb
-from conftest import require_openvino
+from conftest import require_native, require_openvino
 from made_cards import card_of, run, smooth_noise
 from networks import mesh_net, unet
 
@@ -45,8 +45,7 @@ def test_tiles_with_a_halo_give_what_the_full_volume_gives(tmp_path, volume, cla
 def test_others_give_what_onnxruntime_gives(
     tmp_path, volume, device, provider, classes, with_probabilities, monkeypatch
 ):
-    if device == "openvino":
-        require_openvino()
+    {"openvino": require_openvino, "native": require_native}[device]()
     # Several slabs of the last layer, and one that is thinner.
     monkeypatch.setattr("brainchop_pipe.inference.network._SLAB_LOGITS", classes * 44 * 48 * 7)
     content = mesh_net(DILATIONS, classes)
@@ -80,6 +79,7 @@ def allowing_bfloat16(card: ModelCard) -> ModelCard:
 
 def test_memory_is_looked_at_for_the_precision_that_runs(tmp_path, volume):
     require_openvino()
+    require_native()
     content = mesh_net(DILATIONS)
     card = allowing_bfloat16(card_of(tmp_path, content))
     mem_gb = 1.1 * card.memory.full_gb

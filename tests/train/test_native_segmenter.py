@@ -16,7 +16,10 @@ from brainchop_pipe.inference.native_segmenter import _Refinement
 from brainchop_pipe.inference.onnx_file import sealed
 from brainchop_pipe.inference.onnxruntime_runner import CPU, OnnxRuntimeRunner
 from brainchop_pipe.inference.segmenter import SEAL, segmenter_of
+from conftest import require_native
 from networks import mesh_net
+
+require_native()
 
 BODIES = {
     "unet": Network(widths=(4, 6, 10), refining=3),
