@@ -107,6 +107,22 @@ def _tilt() -> np.ndarray:
     return tilt
 
 
+def test_slices_lie_where_labels_are_whose_grid_is_turned():
+    """A ball in a grid that is turned by 40 degrees: each slice hits it, as if the grid were not."""
+    head, found = noise(ball((90, 90, 90))), ball((60, 60, 60), center=(59.0, 59.0, 59.0))
+    cos, sin = np.cos(np.radians(40)), np.sin(np.radians(40))
+    turn = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
+    affine = np.diag([0.0, 0.0, 0.0, 1.0])
+    affine[:3, :3] = turn @ found.grid.affine[:3, :3]
+    affine[:3, 3] = 90 - turn @ [59.0, 59.0, 59.0]
+    row = Layout(((("axial", 7),),), 1400)
+    picture = draw(head, Volume(found.voxels, Grid(found.grid.shape, affine)), COLORS, row)
+    columns = of_color(picture, COLORS[1])[:, 1]
+    assert set(columns // 200) == set(range(7))
+    straight = ball((90, 90, 90), center=(90.0, 90.0, 90.0))
+    assert abs(len(pixels(picture)) - len(pixels(draw(head, straight, COLORS, row)))) < 5
+
+
 def test_contour_is_a_line_and_lies_inside():
     volume = ball()
     count = len(of_color(draw(noise(volume), volume, COLORS, ONE_AXIAL), COLORS[1]))

@@ -7,7 +7,6 @@ contours): one byte a pixel, sharp lines, and a quarter of the size of true colo
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -179,12 +178,24 @@ def _found(labels: Volume, grid: Grid) -> Box:
     support = support_box(labels.voxels)
     if support is None:
         return full_box(grid.shape)
-    corners = np.array(list(product(*((s.start, s.stop - 1) for s in support))))
-    places = apply_affine(voxel_from_voxel(grid, labels.grid), corners)
+    # In a grid that is turned against this one, corners of a box would lie far from what was found.
+    ends = _ends_of_lines(labels.voxels[support] > 0) + [s.start for s in support]
+    places = apply_affine(voxel_from_voxel(grid, labels.grid), ends)
     low = np.floor(places.min(axis=0)).clip(0, np.array(grid.shape) - 1).astype(int)
     high = np.ceil(places.max(axis=0)).clip(0, np.array(grid.shape) - 1).astype(int)
     i, j, k = (slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))
     return i, j, k
+
+
+def _ends_of_lines(inside: np.ndarray) -> np.ndarray:
+    """Give the indices, shape (N, 3), of the first and last voxels inside of each line along the last axis.
+
+    What is farthest in any direction is among them.
+    """
+    i, j = np.nonzero(inside.any(axis=2))
+    lines = inside[i, j]
+    first, last = lines.argmax(axis=1), inside.shape[2] - 1 - lines[:, ::-1].argmax(axis=1)
+    return np.concatenate([np.column_stack([i, j, k]) for k in (first, last)])
 
 
 def _places(cut: _Cut, plane: Plane, count: int) -> list[int]:
