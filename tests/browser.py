@@ -8,7 +8,7 @@ from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
-import pytest
+from conftest import lack
 
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run")
 
@@ -17,10 +17,7 @@ def find_chromium() -> str:
     """Name the browser; in CI its absence is a failure."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
-        reason = "needs Chromium (Debian's package `chromium`)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lack("needs Chromium (Debian's package `chromium`)")
     return found
 
 

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import NoReturn
 
 import nibabel as nib
 import numpy as np
@@ -29,15 +30,19 @@ settings.register_profile("tests", deadline=None, derandomize=bool(os.environ.ge
 settings.load_profile("tests")
 
 
+def lack(reason: str) -> NoReturn:
+    """Skip a test, or a module at its top, for want of something; in CI, where all must be, fail it."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason, allow_module_level=True)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real images, weights and references; in CI its absence is a failure."""
     folder = Path(os.environ.get("BRAINCHOP_SHARED", REPOSITORY.parent / "shared"))
     if not folder.is_dir():
-        reason = f"needs the folder of real data, which is not at {folder} (BRAINCHOP_SHARED)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        lack(f"needs the folder of real data, which is not at {folder} (BRAINCHOP_SHARED)")
     return folder.resolve()
 
 
@@ -62,13 +67,11 @@ def require_openvino() -> None:
 
 
 def compiled(module: str) -> ModuleType:
-    """Import a module in C, or skip those that ask for it at their top: it is built where a compiler is."""
+    """Import a module in C, which is built where a compiler is."""
     try:
         return importlib.import_module(module)
-    except ImportError:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip("the package was built without a compiler", allow_module_level=True)
+    except ImportError as error:
+        lack(f"needs a package that was built with a compiler ({error})")
 
 
 def require_native() -> None:

@@ -37,11 +37,12 @@ ALLOWED = {
     "preparation": {"brain", "core", "inference", "record"},
     "steps": {"brain", "core", "errors", "headers", "images", "inference", "preparation"}
     | {"record", "settings", "zoo"},
+    "brain_steps": {"brain", "core", "errors", "record", "settings", "steps", "zoo"},
     "step_files": {"brain", "core", "errors", "headers", "images", "inference"}
     | {"record", "settings", "steps", "storage"},
     "segment_files": {"brain", "core", "errors", "headers", "images", "inference"}
     | {"settings", "step_files", "steps", "zoo"},
-    "file_steps": {"core", "errors", "headers", "images", "inference", "preparation", "record"}
+    "file_steps": {"brain_steps", "core", "errors", "headers", "images", "inference", "preparation", "record"}
     | {"segment_files", "settings", "step_files", "steps", "storage", "zoo"},
     "engines": {"errors", "file_steps", "settings", "step_files", "versions", "zoo"},
     "bids": {"__init__", "errors", "inference", "record", "settings", "storage", "versions", "zoo"},

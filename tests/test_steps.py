@@ -6,6 +6,7 @@ import pytest
 from scipy import ndimage
 
 from brainchop_pipe.brain import box_of_brain
+from brainchop_pipe.brain_steps import find_brain
 from brainchop_pipe.core.grid import part_of_volume
 from brainchop_pipe.core.metrics import dice
 from brainchop_pipe.core.tissue import TissueMaps
@@ -17,7 +18,6 @@ from brainchop_pipe.settings import Processing
 from brainchop_pipe.steps import (
     check_tissue_share,
     conform_image,
-    find_brain,
     load_model,
     on_models_grid,
     run_model,
@@ -187,7 +187,7 @@ def test_white_matter_alone_is_scaled_where_tissues_cannot_be_told_apart(
             raise InputError("finds nothing")
         return find(heads, ready, *others, **more)
 
-    monkeypatch.setattr("brainchop_pipe.steps.run_model", fails)
+    monkeypatch.setattr("brainchop_pipe.brain_steps.run_model", fails)
     brain = brain_of(prepared, cards.mask, telling=cards.both)
     assert (brain.record.contrast, brain.record.contrast_origin) == (None, "")
     assert brain.record.contrast_run is None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from brainchop_pipe.brain_steps import find_brain, take_brain
 from brainchop_pipe.core.bias import bias_field
 from brainchop_pipe.core.conform import LabelInterpolation, restore_labels
 from brainchop_pipe.core.grid import Volume, canonical_grid
@@ -37,7 +38,7 @@ from brainchop_pipe.step_files import (
     write_brain,
     write_volume,
 )
-from brainchop_pipe.steps import conform_image, find_brain, load_model, on_models_grid, take_brain
+from brainchop_pipe.steps import conform_image, load_model, on_models_grid
 from brainchop_pipe.storage import sha256_of_file
 from brainchop_pipe.zoo.catalog import find_model
 from brainchop_pipe.zoo.plan import DEFAULT_MASK_MODEL, contrast_model_of

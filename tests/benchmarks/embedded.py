@@ -22,6 +22,7 @@ import numpy as np
 from tests.benchmarks.quality import DATASET, FLUID, LABELLED, SHARED, WHITE, reference_on, tissue_dice
 from tests.benchmarks.variants import vary
 
+from brainchop_pipe.brain_steps import find_brain
 from brainchop_pipe.core.conform import conform
 from brainchop_pipe.core.grid import Grid, Volume
 from brainchop_pipe.core.metrics import dice, hausdorff_95
@@ -34,7 +35,7 @@ from brainchop_pipe.preparation import what_model_sees
 from brainchop_pipe.record import peak_memory_mb
 from brainchop_pipe.report.mosaic import draw
 from brainchop_pipe.settings import Processing, available_cpus
-from brainchop_pipe.steps import conform_image, find_brain, load_model
+from brainchop_pipe.steps import conform_image, load_model
 from brainchop_pipe.zoo.plan import preparing_of
 
 OTHER = "mindgrab"

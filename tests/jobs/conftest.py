@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, lack
 from jobs.cluster import Cluster
 
 _NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "slurmdbd", "mariadbd")
@@ -24,10 +24,8 @@ def _unmet() -> str:
 
 def _start(shared: Path, state: Path, **options: str) -> Iterator[Path]:
     reason = _unmet()
-    if reason and os.environ.get("CI"):
-        pytest.fail(reason)
     if reason:
-        pytest.skip(reason)
+        lack(reason)
     environment = {**os.environ, "MEM": "9000", **options}
     start = ["bash", str(shared / "cluster" / "start_slurm.sh"), str(state)]
     subprocess.run(start, env=environment, check=True, stdout=subprocess.DEVNULL)

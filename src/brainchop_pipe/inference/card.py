@@ -149,11 +149,6 @@ class Output(CardPart):
         """How many channels the network's output has."""
         return 1 if self.values in ("sigmoid", "labels") else self.class_count
 
-    @property
-    def tells_tissues(self) -> bool:
-        """Whether CSF, grey and white matter each have labels of their own."""
-        return {"CSF", "GM", "WM"} <= {label.tissue for label in self.labels}
-
     def indices_of(self, tissue: Tissue) -> tuple[int, ...]:
         """Give the indices of the classes that are a tissue; there may be several, or none."""
         return tuple(label.index for label in self.labels if label.tissue == tissue)

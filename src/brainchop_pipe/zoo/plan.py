@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from brainchop_pipe.errors import UsageError
-from brainchop_pipe.inference.card import ModelCard
+from brainchop_pipe.inference.card import ModelCard, Tissue
 from brainchop_pipe.inference.card_input import Preparing
 from brainchop_pipe.zoo.catalog import Model, find_model, find_models
 
@@ -164,12 +164,13 @@ def check_mask_model(card: ModelCard) -> None:
 
 
 def tells_tissues(card: ModelCard) -> bool:
-    """Tell whether a model's labels are fit to measure the contrast of tissues in.
+    """Tell whether a model's labels are fit to measure the contrast of CSF, grey and white matter in.
 
     Not those on a grid of its own: the sharpness that is measured at borders depends on how
     finely these were drawn.
     """
-    return card.output.tells_tissues and card.input.grid.is_conformed
+    tissues: tuple[Tissue, ...] = ("CSF", "GM", "WM")
+    return card.input.grid.is_conformed and all(map(card.output.indices_of, tissues))
 
 
 def check_tissue_model(models: tuple[Model, ...], tissue_model: str | None) -> None:
